@@ -1,0 +1,216 @@
+//! The verdict: what becomes of one TCP `connect(2)` of a target, and why. One pure function, run by the
+//! kernel's programs and by the host's tests; what it needs to know it asks of [`Facts`], in the order of
+//! DESIGN section 3, so that nothing is looked up that an earlier step has made needless.
+
+use crate::{
+    failsafe::Ticket,
+    policy::{Answer, PortClass, PortRule},
+};
+
+/// Why a connect went where it went. The discriminant is its place in the counters of a target.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// Rewritten to an endpoint.
+    Redirected = 0,
+    /// The port is not intercepted.
+    NotIntercepted = 1,
+    /// Port 443, left alone by `tls = "direct"`.
+    TlsDirect = 2,
+    /// The caller is the agent, the relay or the gateway.
+    Exempt = 3,
+    /// The agent has stopped its heartbeat.
+    LeaseStale = 4,
+    /// The policy does not want this address.
+    Policy = 5,
+    /// It would have been redirected.
+    DryRun = 6,
+    /// The socket cannot reach any endpoint.
+    Unsuitable = 7,
+    /// Bypassed by hand.
+    Forced = 8,
+    /// Every endpoint is in cooldown or probation, or leaves SYNs unanswered.
+    Cooldown = 9,
+    /// Nothing is listening at a local endpoint.
+    NoListener = 10,
+}
+
+/// How many reasons there are.
+pub const REASONS: usize = 11;
+
+impl Reason {
+    /// All reasons, in the order of their counters.
+    pub const ALL: [Self; REASONS] = [
+        Self::Redirected,
+        Self::NotIntercepted,
+        Self::TlsDirect,
+        Self::Exempt,
+        Self::LeaseStale,
+        Self::Policy,
+        Self::DryRun,
+        Self::Unsuitable,
+        Self::Forced,
+        Self::Cooldown,
+        Self::NoListener,
+    ];
+
+    /// The name in JSON, tables and logs (contract, DESIGN section 7).
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Redirected => "redirected",
+            Self::NotIntercepted => "not_intercepted",
+            Self::TlsDirect => "tls_direct",
+            Self::Exempt => "exempt",
+            Self::LeaseStale => "lease_stale",
+            Self::Policy => "policy",
+            Self::DryRun => "dry_run",
+            Self::Unsuitable => "unsuitable",
+            Self::Forced => "forced",
+            Self::Cooldown => "cooldown",
+            Self::NoListener => "no_listener",
+        }
+    }
+}
+
+/// What an endpoint that the socket can reach is worth to one connect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fitness {
+    /// In cooldown or probation, or its oldest SYN is overdue.
+    Cooling,
+    /// Admitted, but nothing listens there: a failed connect of that ticket.
+    NoListener(Ticket),
+    /// Fit.
+    Fit(Ticket),
+}
+
+/// What the verdict asks, each at most once per endpoint and in this order.
+pub trait Facts {
+    /// The class of the destination's port.
+    fn port_class(&self) -> PortClass;
+    /// Whether the caller is the agent, the relay or a process of the gateway.
+    fn exempt(&self) -> bool;
+    /// Whether the agent's last heartbeat is younger than the lease.
+    fn lease_fresh(&self) -> bool;
+    /// What the policy says of the destination's address.
+    fn policy(&self) -> Answer;
+    /// The ports that entries name for an address; `index` is not 0.
+    fn port_rule(&self, index: u16) -> Option<PortRule>;
+    /// The destination's port, host order.
+    fn port(&self) -> u16;
+    /// Whether redirects are only counted.
+    fn dry_run(&self) -> bool;
+    /// Whether a person has forced everything direct.
+    fn forced(&self) -> bool;
+    /// How many endpoints there are, at most [`crate::abi::MAX_ENDPOINTS`].
+    fn endpoints(&self) -> u32;
+    /// Where to begin among `count` endpoints, to spread the load.
+    fn first(&self, count: u32) -> u32;
+    /// Whether this socket can reach the endpoint at all.
+    fn suitable(&self, nth: u32) -> bool;
+    /// The fitness of an endpoint that is suitable.
+    fn fitness(&self, nth: u32) -> Fitness;
+}
+
+/// The verdict on one connect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Verdict {
+    /// Why.
+    pub reason: Reason,
+    /// With [`Reason::Redirected`]: which endpoint of the list.
+    pub nth: u32,
+    /// With [`Reason::Redirected`]: the failsafe's ticket for the attempt.
+    pub ticket: Ticket,
+    /// An endpoint found without a listener on the way, also when another takes the connection: a failed
+    /// connect of that endpoint. One at most for each connect; a random start gives each its turn.
+    pub missing: Option<(u32, Ticket)>,
+}
+
+impl Verdict {
+    #[inline(always)]
+    const fn direct(reason: Reason) -> Self {
+        Self { reason, nth: 0, ticket: Ticket(0), missing: None }
+    }
+}
+
+/// Decides.
+#[inline(always)]
+pub fn decide(facts: &impl Facts) -> Verdict {
+    let class = facts.port_class();
+    if matches!(class, PortClass::Ignored) {
+        return Verdict::direct(Reason::NotIntercepted);
+    }
+    if matches!(class, PortClass::TlsDirect) {
+        return Verdict::direct(Reason::TlsDirect);
+    }
+    let mut answer = Answer::UNWANTED;
+    let by_entry = matches!(class, PortClass::ByEntry);
+    if by_entry {
+        answer = facts.policy();
+        if !adds_port(facts, answer) {
+            return Verdict::direct(Reason::NotIntercepted);
+        }
+    }
+    if facts.exempt() {
+        return Verdict::direct(Reason::Exempt);
+    }
+    if !facts.lease_fresh() {
+        return Verdict::direct(Reason::LeaseStale);
+    }
+    if !by_entry {
+        answer = facts.policy();
+    }
+    if !answer.wanted() || blocks_port(facts, answer) {
+        return Verdict::direct(Reason::Policy);
+    }
+    if facts.dry_run() {
+        return Verdict::direct(Reason::DryRun);
+    }
+    choose(facts)
+}
+
+#[inline(always)]
+fn adds_port(facts: &impl Facts, answer: Answer) -> bool {
+    answer.rule() != 0 && facts.port_rule(answer.rule()).is_some_and(|r| r.adds(facts.port()))
+}
+
+#[inline(always)]
+fn blocks_port(facts: &impl Facts, answer: Answer) -> bool {
+    answer.rule() != 0 && facts.port_rule(answer.rule()).is_some_and(|r| r.blocks(facts.port()))
+}
+
+/// Steps 6 to 8: the first fit endpoint from a random start; otherwise how far the best one came.
+#[inline(always)]
+fn choose(facts: &impl Facts) -> Verdict {
+    let count = facts.endpoints();
+    let first = facts.first(count);
+    let mut best = Reason::Unsuitable;
+    let mut missing = None;
+    for step in 0..crate::abi::MAX_ENDPOINTS {
+        if step >= count {
+            break;
+        }
+        let mut nth = first + step;
+        if nth >= count {
+            nth -= count;
+        }
+        if !facts.suitable(nth) {
+            continue;
+        }
+        if facts.forced() {
+            return Verdict::direct(Reason::Forced);
+        }
+        match facts.fitness(nth) {
+            Fitness::Fit(ticket) => return Verdict { reason: Reason::Redirected, nth, ticket, missing },
+            Fitness::NoListener(ticket) => {
+                missing = Some((nth, ticket));
+                best = Reason::NoListener;
+            }
+            Fitness::Cooling if !matches!(best, Reason::NoListener) => best = Reason::Cooldown,
+            Fitness::Cooling => {}
+        }
+    }
+    Verdict { missing, ..Verdict::direct(best) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! The verdict of one `connect(2)`, carried out.
+
+use aya_ebpf::bindings::bpf_sock;
+use lunar_common::{
+    abi::{Attachment, Connection, Control, MAX_SOCKETS, SOCKETS_MARGIN, flag, mark, nesting, phase},
+    time::KtimeNs,
+    verdict::{Reason, Verdict, decide},
+};
+
+use crate::{atomic, context::SockAddr, count, facts::ConnectFacts, maps};
+
+/// Decides and acts. Nothing that goes wrong here keeps the connection from its original destination.
+#[inline(always)]
+pub fn connect<H: SockAddr>(hook: &H) {
+    if !hook.is_tcp() {
+        return;
+    }
+    let attachment = maps::attachment();
+    if attachment.target == 0 {
+        return;
+    }
+    let sk = hook.sk();
+    let mut held = maps::connection(sk);
+    if decided_inside(attachment, held.as_deref_mut()) {
+        return;
+    }
+    let (Some(settings), Some(control)) = (maps::settings(), maps::control()) else { return };
+    if let Some(connection) = held.as_deref_mut() {
+        // The attempt before this one, on the same socket, ended without a packet and so without a word from `sock_ops`.
+        if connection.phase == phase::DECIDED {
+            connection.phase = phase::OVER;
+            count::connect_failed(connection);
+        }
+    }
+    let now = maps::now();
+    let destination = hook.destination();
+    let family = destination.address.family();
+    let facts = ConnectFacts { hook, settings, control, destination, family, now };
+    let verdict = decide(&facts);
+    if let Some((nth, ticket)) = verdict.missing {
+        count::settle(facts.slot(nth), ticket.0, true);
+    }
+    let reason = match verdict.reason {
+        Reason::Redirected => redirect(&facts, verdict, attachment, held),
+        direct => {
+            forget(held, control);
+            direct
+        }
+    };
+    leave_mark(attachment, sk);
+    count::verdict(attachment.target, reason);
+    count::flow(settings.flags, attachment.target, facts.slot(verdict.nth), reason, destination, now);
+}
+
+/// Whether a target within this one has decided already. The outermost target wipes the mark.
+#[inline(always)]
+fn decided_inside(attachment: Attachment, held: Option<&mut Connection>) -> bool {
+    if attachment.nesting & nesting::HAS_INNER == 0 {
+        return false;
+    }
+    let Some(connection) = held else { return false };
+    let decided = connection.marks & mark::DECIDED_INSIDE != 0;
+    if decided && attachment.nesting & nesting::HAS_OUTER == 0 {
+        connection.marks &= !mark::DECIDED_INSIDE;
+    }
+    decided
+}
+
+/// Tells the targets around this one that it has decided.
+#[inline(always)]
+fn leave_mark(attachment: Attachment, sk: *mut bpf_sock) {
+    if attachment.nesting & nesting::HAS_OUTER != 0 {
+        if let Some(connection) = maps::connection_or_new(sk) {
+            connection.marks |= mark::DECIDED_INSIDE;
+        }
+    }
+}
+
+/// A direct verdict deletes what an earlier connect of the socket left behind.
+#[inline(always)]
+fn forget(held: Option<&mut Connection>, control: *mut Control) {
+    if let Some(connection) = held {
+        connection.phase = phase::NONE;
+        if connection.marks & mark::SLOT_HELD != 0 {
+            release_slot(control);
+        }
+        connection.marks &= mark::DECIDED_INSIDE;
+    }
+}
+
+/// Rewrites the destination and remembers the original one; returns the reason to count.
+#[inline(always)]
+fn redirect<H: SockAddr>(
+    facts: &ConnectFacts<'_, H>,
+    verdict: Verdict,
+    attachment: Attachment,
+    held: Option<&mut Connection>,
+) -> Reason {
+    let Some(endpoint) = facts.endpoint(verdict.nth) else { return Reason::Unsuitable };
+    let connection = match held {
+        Some(connection) => connection,
+        None => match maps::connection_or_new(facts.hook.sk()) {
+            Some(connection) => connection,
+            None => {
+                count::of_all!(storage_failed);
+                return Reason::Unsuitable;
+            }
+        },
+    };
+    if facts.settings.flags & flag::PROXY_HEADER != 0 {
+        if connection.marks & mark::SLOT_HELD == 0 {
+            if !reserve_slot(facts.control) {
+                count::of_all!(sockets_full);
+                connection.phase = phase::NONE;
+                return Reason::Unsuitable;
+            }
+            connection.marks |= mark::SLOT_HELD;
+        }
+        connection.marks |= mark::HEADER_DUE;
+    }
+    connection.original = facts.destination;
+    connection.target = attachment.target;
+    connection.endpoint = facts.slot(verdict.nth);
+    connection.ticket = verdict.ticket.0;
+    connection.syn_slot = 0;
+    connection.started = KtimeNs(0);
+    connection.phase = phase::DECIDED;
+    facts.hook.set_destination(&endpoint.address);
+    Reason::Redirected
+}
+
+/// Promises a slot of the sockhash to a connect, so that none is redirected that could not carry its header.
+#[inline(always)]
+fn reserve_slot(control: *mut Control) -> bool {
+    // SAFETY: a live map value; only the field's address is taken.
+    let reserved = unsafe { &raw mut (*control).reserved }.cast::<u64>();
+    if atomic::load(reserved).cast_signed() >= i64::from(MAX_SOCKETS - SOCKETS_MARGIN) {
+        return false;
+    }
+    // Between the look and the addition others may add: that is what the margin is for.
+    atomic::add(reserved, 1);
+    true
+}
+
+/// Gives the slot back.
+#[inline(always)]
+pub fn release_slot(control: *mut Control) {
+    // SAFETY: a live map value; only the field's address is taken.
+    atomic::add(unsafe { &raw mut (*control).reserved }.cast::<u64>(), u64::MAX);
+}

@@ -1,0 +1,116 @@
+//! Counting and telling: per-target counters, totals, and events to the agent.
+
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use lunar_common::{
+    abi::{Connection, Event, event, flag},
+    failsafe::{self, Attempt, Limits, Outcome, Step, Ticket, Word},
+    net::Destination,
+    time::KtimeNs,
+    verdict::Reason,
+};
+
+use crate::{atomic, maps};
+
+/// Adds one to a counter of a target; `target` is its slot + 1.
+macro_rules! of_target {
+    ($target:expr, $($field:tt)+) => {
+        if let Some(counters) = $crate::maps::COUNTERS.get_ptr_mut($target.wrapping_sub(1)) {
+            // SAFETY: the value is live for the whole program; only the address of the field is taken.
+            $crate::atomic::add(unsafe { &raw mut (*counters).$($field)+ }, 1);
+        }
+    };
+}
+pub(crate) use of_target;
+
+/// Adds one to a counter of the whole.
+macro_rules! of_all {
+    ($field:ident) => {
+        if let Some(totals) = $crate::maps::TOTALS.get_ptr_mut(0) {
+            // SAFETY: as in `of_target`.
+            $crate::atomic::add(unsafe { &raw mut (*totals).$field }, 1);
+        }
+    };
+}
+pub(crate) use of_all;
+
+/// Counts a verdict.
+#[inline(always)]
+pub fn verdict(target: u32, reason: Reason) {
+    let index = reason as usize;
+    if index < lunar_common::verdict::REASONS {
+        of_target!(target, verdicts[index]);
+    }
+}
+
+/// Tells the agent; an event that does not fit is lost and counted.
+#[inline(always)]
+pub fn tell(event: Event) {
+    match maps::EVENTS.reserve::<Event>(0) {
+        Some(mut entry) => {
+            entry.write(event);
+            entry.submit(0);
+        }
+        None => of_all!(events_lost),
+    }
+}
+
+/// The process that runs now. Only meaningful in a hook of one of its system calls.
+#[inline(always)]
+pub fn tgid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// Tells of a verdict, where somebody listens.
+#[inline(always)]
+pub fn flow(flags: u32, target: u32, endpoint: u32, reason: Reason, original: Destination, at: KtimeNs) {
+    if flags & flag::FLOW_EVENTS != 0 {
+        tell(Event {
+            at,
+            kind: event::VERDICT,
+            target,
+            endpoint,
+            reason: reason as u32,
+            tgid: tgid(),
+            original,
+            word: 0,
+        });
+    }
+}
+
+/// Enters the result of a connect into the word of its endpoint, and tells of a transition.
+#[inline(never)]
+pub fn settle(endpoint: u32, ticket: u32, failed: bool) {
+    let Some(word) = maps::FAILSAFE.get_ptr_mut(endpoint) else { return };
+    let Some(settings) = maps::settings() else { return };
+    let limits: Limits = settings.limits();
+    let now = maps::now();
+    let outcome = if failed { Outcome::Failure } else { Outcome::Success };
+    let step =
+        failsafe::settle(&atomic::WordCell(word), Attempt::Connect, outcome, Ticket(ticket), limits, now);
+    match step {
+        Step::Opened(word) => transition(event::OPENED, endpoint, word, now),
+        Step::Closed(word) => transition(event::CLOSED, endpoint, word, now),
+        Step::Dropped | Step::Unchanged | Step::Counted(_) => {}
+    }
+}
+
+#[inline(always)]
+fn transition(kind: u32, endpoint: u32, word: Word, at: KtimeNs) {
+    tell(Event { at, kind, endpoint, word: word.0, ..Event::default() });
+}
+
+/// Counts a redirected connect that failed, enters it into the failsafe and tells the agent.
+#[inline(always)]
+pub fn connect_failed(connection: &Connection) {
+    of_target!(connection.target, failed);
+    settle(connection.endpoint, connection.ticket, true);
+    tell(Event {
+        at: maps::now(),
+        kind: event::CONNECT_FAILED,
+        target: connection.target,
+        endpoint: connection.endpoint,
+        reason: Reason::Redirected as u32,
+        original: connection.original,
+        ..Event::default()
+    });
+}

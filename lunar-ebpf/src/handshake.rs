@@ -1,0 +1,201 @@
+//! The handshake of a redirected connection: what `sock_ops` and `sock_release` see of it.
+//!
+//! | what happens | who sees it | counts as |
+//! |---|---|---|
+//! | SYN answered | `ACTIVE_ESTABLISHED_CB` | success |
+//! | refused, unreachable, timed out | `STATE_CB` SYN_SENT → CLOSE | failure |
+//! | the application closes first | `sock_release`, then `STATE_CB` | neither |
+//! | error before a packet left | `sock_release` (or the socket's next connect) alone | failure |
+
+use aya_ebpf::{
+    bindings::{
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TIMEOUT_INIT,
+    },
+    programs::{SockContext, SockOpsContext},
+};
+use lunar_common::{
+    abi::{Connection, RecordKey, Settings, flag, mark, phase},
+    syn,
+};
+
+use crate::{
+    atomic,
+    connect::release_slot,
+    context::{self, Ends},
+    count, maps,
+};
+
+/// `TCP_SYN_SENT` and `TCP_CLOSE` of include/net/tcp_states.h.
+const SYN_SENT: u32 = 2;
+const CLOSE: u32 = 7;
+
+/// Follows one `sock_ops` call of a target's socket.
+#[inline(always)]
+pub fn follow(ctx: &SockOpsContext) {
+    let op = ctx.op();
+    if !matches!(
+        op,
+        BPF_SOCK_OPS_TCP_CONNECT_CB
+            | BPF_SOCK_OPS_TIMEOUT_INIT
+            | BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB
+            | BPF_SOCK_OPS_STATE_CB
+    ) {
+        return;
+    }
+    let sk = context::ops_sk(ctx);
+    if sk.is_null() {
+        return;
+    }
+    let Some(connection) = maps::connection(sk) else { return };
+    // On nested targets only the programs of the one that decided go on.
+    if connection.target != maps::attachment().target {
+        return;
+    }
+    let Some(settings) = maps::settings() else { return };
+    match (op, connection.phase) {
+        (BPF_SOCK_OPS_TCP_CONNECT_CB, phase::DECIDED) => syn_leaves(ctx, connection, settings),
+        // Asked right after TCP_CONNECT_CB (net/ipv4/tcp_output.c, `tcp_connect`).
+        (BPF_SOCK_OPS_TIMEOUT_INIT, phase::SYN_SENT) => context::reply(ctx, settings.syn_timeout),
+        (BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, phase::SYN_SENT) => answered(ctx, connection, settings),
+        (BPF_SOCK_OPS_STATE_CB, phase::SYN_SENT | phase::OVER)
+            if context::argument::<0>(ctx) == SYN_SENT && context::argument::<1>(ctx) == CLOSE =>
+        {
+            unanswered(ctx, connection, settings);
+        }
+        _ => {}
+    }
+}
+
+/// The SYN is about to leave; addresses and ports are settled.
+#[inline(always)]
+fn syn_leaves(ctx: &SockOpsContext, connection: &mut Connection, settings: &Settings) {
+    connection.phase = phase::SYN_SENT;
+    track(connection);
+    watch(ctx, true);
+    context::set_syn_retries(ctx, settings.syn_retries);
+    if settings.flags & flag::RECORD != 0 {
+        let key = record_key(&context::ends(ctx), context::netns(ctx));
+        if maps::RECORDS.insert(key, connection.original, 0).is_ok() {
+            count::of_all!(records_written);
+        }
+    }
+}
+
+/// The endpoint answered. From here on the connection costs what any other costs: no call-backs are left on it.
+#[inline(always)]
+fn answered(ctx: &SockOpsContext, connection: &mut Connection, settings: &Settings) {
+    connection.phase = phase::ESTABLISHED;
+    untrack(connection);
+    watch(ctx, false);
+    count::of_target!(connection.target, succeeded);
+    count::settle(connection.endpoint, connection.ticket, false);
+    if settings.flags & flag::PROXY_HEADER != 0 {
+        let key = context::cookie(ctx);
+        // SAFETY: `ops` is the context this program was called with.
+        if maps::SOCKETS.update(key, unsafe { &mut *ctx.ops }, 0).is_err() {
+            count::of_all!(headers_failed);
+        }
+    }
+}
+
+/// The handshake ended without an answer: a failure, unless the application gave up first.
+#[inline(always)]
+fn unanswered(ctx: &SockOpsContext, connection: &mut Connection, settings: &Settings) {
+    withdraw(settings, &context::ends(ctx), context::netns(ctx));
+    if connection.phase == phase::SYN_SENT {
+        connection.phase = phase::OVER;
+        untrack(connection);
+        count::connect_failed(connection);
+    }
+}
+
+/// The last close of a target's socket.
+#[inline(always)]
+pub fn release(ctx: &SockContext) {
+    let Some(connection) = maps::connection(ctx.sock) else { return };
+    if connection.target != maps::attachment().target {
+        return;
+    }
+    if connection.marks & mark::SLOT_HELD != 0 {
+        connection.marks &= !mark::SLOT_HELD;
+        if let Some(control) = maps::control() {
+            release_slot(control);
+        }
+    }
+    match connection.phase {
+        // `sock_ops` never saw it: an error like ENETUNREACH, before a packet left.
+        phase::DECIDED => {
+            connection.phase = phase::OVER;
+            count::connect_failed(connection);
+        }
+        // Comes before SYN_SENT → CLOSE, which then is not a failure.
+        phase::SYN_SENT => {
+            connection.phase = phase::OVER;
+            untrack(connection);
+            count::of_target!(connection.target, abandoned);
+        }
+        _ => {}
+    }
+}
+
+/// Switches the state call-back of this socket, leaving what other programs asked for.
+#[inline(always)]
+fn watch(ctx: &SockOpsContext, on: bool) {
+    let others = ctx.cb_flags() & !BPF_SOCK_OPS_STATE_CB_FLAG;
+    let flags = if on { others | BPF_SOCK_OPS_STATE_CB_FLAG } else { others };
+    if ctx.set_cb_flags(flags.cast_signed()).is_err() && on {
+        // Flags this kernel does not know cannot have been set; without the call-back a failure is seen at release.
+    }
+}
+
+/// Enters the SYN among the unanswered ones of its endpoint.
+#[inline(always)]
+fn track(connection: &mut Connection) {
+    let now = maps::now();
+    connection.started = now;
+    let Some(syns) = maps::SYNS.get_ptr_mut(connection.endpoint) else { return };
+    for place in 0..syn::SYN_SLOTS {
+        // SAFETY: the index is within the array of the live map value.
+        let slot = unsafe { &raw mut (*syns).started[place] };
+        let started = atomic::load(slot);
+        if syn::available(started, now) && atomic::swap(slot, started, now.0) {
+            connection.syn_slot = place as u32 + 1;
+            return;
+        }
+    }
+}
+
+/// Removes it, if it is still this one.
+#[inline(always)]
+fn untrack(connection: &mut Connection) {
+    let place = connection.syn_slot.wrapping_sub(1) as usize;
+    connection.syn_slot = 0;
+    if place < syn::SYN_SLOTS {
+        if let Some(syns) = maps::SYNS.get_ptr_mut(connection.endpoint) {
+            // SAFETY: as in `track`.
+            atomic::swap(unsafe { &raw mut (*syns).started[place] }, connection.started.0, 0);
+        }
+    }
+}
+
+/// The name of a connection for its other end, `ends` as the application's side sees them.
+#[inline(always)]
+fn record_key(ends: &Ends, netns: u64) -> RecordKey {
+    let local_only = ends.remote.address.is_loopback() || ends.local.address.is_loopback();
+    RecordKey { netns: if local_only { netns } else { 0 }, client: ends.local, gateway: ends.remote }
+}
+
+/// The same, `ends` as the gateway's side sees them.
+#[inline(always)]
+pub fn record_key_of_accepted(ends: Ends, netns: u64) -> RecordKey {
+    record_key(&Ends { local: ends.remote, remote: ends.local }, netns)
+}
+
+/// Takes back the record of a connection that will not be accepted.
+#[inline(always)]
+fn withdraw(settings: &Settings, ends: &Ends, netns: u64) {
+    if settings.flags & flag::RECORD != 0 && maps::RECORDS.remove(record_key(ends, netns)).is_ok() {
+        count::of_all!(records_withdrawn);
+    }
+}

@@ -1,0 +1,102 @@
+//! The kernel programs of the interceptor. Each is a thin entry: which hook, which context; what it does is in
+//! the module it calls, and what it decides is in `lunar-common`.
+//!
+//! Every program fails open: what it cannot find, store or understand leaves the connection as the application
+//! made it. No program here ever refuses a `connect(2)`.
+#![no_std]
+#![no_main]
+// The BPF target has no `AtomicU64::compare_exchange`; the intrinsics below it exist (see `atomic`).
+#![allow(internal_features, reason = "core::intrinsics is the only way to a compare-and-swap on this target")]
+#![feature(core_intrinsics)]
+
+mod accepted;
+mod atomic;
+mod connect;
+mod context;
+mod count;
+mod facts;
+mod handshake;
+mod header;
+mod maps;
+mod peer;
+
+use aya_ebpf::{
+    macros::{cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sk_msg, sock_ops},
+    programs::{SkMsgContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext},
+};
+
+/// What a cgroup program returns to let the call go on.
+const ALLOW: i32 = 1;
+
+/// `connect(2)` of an IPv4 socket of a target: the verdict.
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    connect::connect(&context::V4(ctx));
+    ALLOW
+}
+
+/// `connect(2)` of an IPv6 socket of a target, v4-mapped destinations included: the verdict.
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    connect::connect(&context::V6(ctx));
+    ALLOW
+}
+
+/// `getpeername(2)` of an IPv4 socket of a target: the provider instead of the gateway.
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    peer::restore(&context::V4(ctx));
+    ALLOW
+}
+
+/// `getpeername(2)` of an IPv6 socket of a target: the provider instead of the gateway.
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    peer::restore(&context::V6(ctx));
+    ALLOW
+}
+
+/// The handshake of a target's redirected connections, from SYN to answer.
+#[sock_ops]
+pub fn handshake(ctx: SockOpsContext) -> u32 {
+    handshake::follow(&ctx);
+    ALLOW as u32
+}
+
+/// The last close of a target's socket: what ended without an answer, and why.
+#[cgroup_sock(sock_release)]
+pub fn sock_release(ctx: SockContext) -> i32 {
+    handshake::release(&ctx);
+    ALLOW
+}
+
+/// On the gateway's cgroup: takes over the original destination when a redirected connection is accepted.
+#[sock_ops]
+pub fn accepted(ctx: SockOpsContext) -> u32 {
+    accepted::take(&ctx);
+    ALLOW as u32
+}
+
+/// On the gateway's cgroup: answers `SO_ORIGINAL_DST` and `IP6T_SO_ORIGINAL_DST`.
+#[cgroup_sockopt(getsockopt)]
+pub fn original_dst(ctx: SockoptContext) -> i32 {
+    accepted::answer(&ctx);
+    ALLOW
+}
+
+/// Puts a PROXY protocol header in front of the first byte of a redirected connection.
+#[sk_msg]
+pub fn proxy_header(ctx: SkMsgContext) -> u32 {
+    header::push(&ctx)
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses a program from which this can be reached.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

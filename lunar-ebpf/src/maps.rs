@@ -1,0 +1,175 @@
+//! The maps, by the names of `lunar_common::abi::maps`, and access to what the programs share.
+
+#![expect(
+    deprecated,
+    reason = "BPF_MAP_TYPE_CGROUP_STORAGE is the only storage tied to the attachment; its successor is tied to the current task's cgroup"
+)]
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_SK_STORAGE_GET_F_CREATE},
+    btf_maps::SkStorage,
+    helpers::{
+        bpf_ktime_get_coarse_ns,
+        generated::{bpf_map_lookup_elem, bpf_sk_release, bpf_sk_storage_get},
+    },
+    macros::{btf_map, map},
+    maps::{Array, CgroupStorage, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash, SockMap},
+};
+use lunar_common::{
+    abi::{
+        Attachment, Connection, Control, Counters, EVENTS_BYTES, Endpoint, LISTENERS_PER_ENDPOINT,
+        MAX_ENDPOINTS, MAX_EXEMPT, MAX_PORT_RULES, MAX_RECORDS, MAX_SOCKETS, MAX_TARGETS, RecordKey,
+        Settings, Syns, TargetEntry, Totals,
+    },
+    net::Destination,
+    policy::{BUCKETS, BoundaryV4, BoundaryV6, Bucket, PORTS_PER_WORD, PortRule},
+    time::KtimeNs,
+};
+
+#[map]
+static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static FAILSAFE: Array<u64> = Array::with_max_entries(MAX_ENDPOINTS, BPF_F_MMAPABLE);
+#[map]
+pub static ENDPOINTS: Array<Endpoint> = Array::with_max_entries(MAX_ENDPOINTS, 0);
+#[map]
+pub static SYNS: Array<Syns> = Array::with_max_entries(MAX_ENDPOINTS, 0);
+/// Written by the agent for those who read the pins; the programs know targets by slot alone.
+#[map]
+static TARGETS: Array<TargetEntry> = Array::with_max_entries(MAX_TARGETS, 0);
+#[map]
+pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(MAX_TARGETS, 0);
+#[map]
+pub static TOTALS: PerCpuArray<Totals> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static ATTACHMENTS: CgroupStorage<Attachment> = CgroupStorage::new();
+#[btf_map]
+static CONNECTIONS: SkStorage<Connection> = SkStorage::new();
+#[map]
+pub static RECORDS: LruHashMap<RecordKey, Destination> = LruHashMap::with_max_entries(MAX_RECORDS, 0);
+#[btf_map]
+static ACCEPTED: SkStorage<Destination> = SkStorage::new();
+#[map]
+pub static EXEMPT: HashMap<u32, u32> = HashMap::with_max_entries(MAX_EXEMPT, 0);
+#[map]
+static LISTENERS: SockMap = SockMap::with_max_entries(MAX_ENDPOINTS * LISTENERS_PER_ENDPOINT, 0);
+#[map]
+pub static SOCKETS: SockHash<u64> = SockHash::with_max_entries(MAX_SOCKETS, 0);
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
+
+#[map]
+static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+#[map]
+pub static PORTS: Array<u64> = Array::with_max_entries((1 << 16) / PORTS_PER_WORD, BPF_F_MMAPABLE);
+#[map]
+pub static PORT_RULES: Array<PortRule> = Array::with_max_entries(MAX_PORT_RULES, 0);
+#[map]
+pub static BUCKETS_V4: Array<Bucket> = Array::with_max_entries(BUCKETS, BPF_F_MMAPABLE);
+#[map]
+pub static BUCKETS_V6: Array<Bucket> = Array::with_max_entries(BUCKETS, BPF_F_MMAPABLE);
+/// The agent sets the sizes of the two lists to what the policy needs.
+#[map]
+pub static BOUNDARIES_V4: Array<BoundaryV4> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static BOUNDARIES_V6: Array<BoundaryV6> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// The time. The coarse clock lags by up to a tick, which no deadline here minds, and costs a fifth.
+#[inline(always)]
+pub fn now() -> KtimeNs {
+    // SAFETY: the helper has no preconditions.
+    KtimeNs(unsafe { bpf_ktime_get_coarse_ns() })
+}
+
+/// The settings of this generation.
+#[inline(always)]
+pub fn settings() -> Option<&'static Settings> {
+    SETTINGS.get(0)
+}
+
+/// What agent and persons change at run time.
+#[inline(always)]
+pub fn control() -> Option<*mut Control> {
+    CONTROL.get_ptr_mut(0)
+}
+
+/// What the agent wrote about the cgroup that the running program is attached to.
+#[inline(always)]
+pub fn attachment() -> Attachment {
+    // SAFETY: the kernel made the storage when it attached the program; it is never null.
+    unsafe { *ATTACHMENTS.get_ptr_mut() }
+}
+
+/// What a socket remembers of its connect. `sk` is a socket or, in `sock_release`, the context.
+#[inline(always)]
+pub fn connection<T>(sk: *mut T) -> Option<&'static mut Connection> {
+    // SAFETY: the helper checks `sk` for null; storage lives until the socket is freed, and the socket's lock or
+    // its last close keep others off it.
+    unsafe {
+        bpf_sk_storage_get((&raw const CONNECTIONS).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), 0)
+            .cast::<Connection>()
+            .as_mut()
+    }
+}
+
+/// The same, made if it is not there; `None` when the kernel has no memory.
+#[inline(always)]
+pub fn connection_or_new<T>(sk: *mut T) -> Option<&'static mut Connection> {
+    // SAFETY: as in `connection`; new storage is zero.
+    unsafe {
+        bpf_sk_storage_get(
+            (&raw const CONNECTIONS).cast_mut().cast(),
+            sk.cast(),
+            core::ptr::null_mut(),
+            BPF_SK_STORAGE_GET_F_CREATE.into(),
+        )
+        .cast::<Connection>()
+        .as_mut()
+    }
+}
+
+/// The original destination of a connection on the gateway's side.
+#[inline(always)]
+pub fn accepted<T>(sk: *mut T) -> Option<&'static Destination> {
+    // SAFETY: as in `connection`.
+    unsafe {
+        bpf_sk_storage_get((&raw const ACCEPTED).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), 0)
+            .cast::<Destination>()
+            .as_ref()
+    }
+}
+
+/// Stores the original destination on the gateway's side; says whether there was memory for it.
+#[inline(always)]
+pub fn accept<T>(sk: *mut T, original: &mut Destination) -> bool {
+    // SAFETY: as in `connection`; the initial value is copied by the helper.
+    unsafe {
+        !bpf_sk_storage_get(
+            (&raw const ACCEPTED).cast_mut().cast(),
+            sk.cast(),
+            core::ptr::from_mut(original).cast(),
+            BPF_SK_STORAGE_GET_F_CREATE.into(),
+        )
+        .is_null()
+    }
+}
+
+/// Whether a listening socket of the endpoint is alive. The kernel empties a slot when its socket closes.
+#[inline(always)]
+pub fn listening(endpoint: u32) -> bool {
+    for place in 0..LISTENERS_PER_ENDPOINT {
+        let key = endpoint * LISTENERS_PER_ENDPOINT + place;
+        // SAFETY: the map outlives the program; a look-up in a sockmap takes a reference that is released here.
+        unsafe {
+            let sk = bpf_map_lookup_elem(
+                (&raw const LISTENERS).cast_mut().cast(),
+                (&raw const key).cast_mut().cast(),
+            );
+            if !sk.is_null() {
+                bpf_sk_release(sk);
+                return true;
+            }
+        }
+    }
+    false
+}
