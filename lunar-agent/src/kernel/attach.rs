@@ -1,0 +1,162 @@
+//! Links: programs on cgroups, pinned, so that interception outlives the agent.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
+
+use lunar_common::abi::Attachment;
+
+use super::{
+    KernelError,
+    generation::Generation,
+    pins::{self, Pins},
+    program::Program,
+    state::State,
+    sys,
+};
+use crate::targets::cgroup::Cgroup;
+
+/// Who a link belongs to, as in the names of the pins.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Owner {
+    /// A target, by slot.
+    Target(u32),
+    /// The gateway's cgroup, by id.
+    Gateway(u64),
+}
+
+impl Owner {
+    fn name(self) -> String {
+        match self {
+            Self::Target(slot) => format!("t{slot}"),
+            Self::Gateway(cgroup_id) => format!("g{cgroup_id}"),
+        }
+    }
+
+    /// Reads the owner part of a pin's name.
+    pub fn parse(name: &str) -> Option<Self> {
+        let number = name.get(1..)?;
+        match name.as_bytes().first()? {
+            b't' => number.parse().ok().map(Self::Target),
+            b'g' => number.parse().ok().map(Self::Gateway),
+            _ => None,
+        }
+    }
+
+    const fn programs(self) -> &'static [Program] {
+        match self {
+            Self::Target(_) => &Program::TARGET,
+            Self::Gateway(_) => &Program::GATEWAY,
+        }
+    }
+}
+
+/// Attaches the generation's programs to a cgroup, or swaps them in where older ones are attached: at no moment is
+/// there none. Half an attachment is taken back.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn attach(
+    pins: &Pins,
+    state: &mut State,
+    generation: &Generation,
+    owner: Owner,
+    cgroup: &Cgroup,
+    attachment: Attachment,
+) -> Result<(), KernelError> {
+    let dir = File::open(&cgroup.path).map_err(KernelError::sys("open", cgroup.path.display().to_string()))?;
+    for program in owner.programs() {
+        if let Err(e) = attach_one(pins, state, generation, owner, cgroup, &dir, *program, attachment) {
+            if let Err(undo) = detach(pins, owner) {
+                tracing::error!(error = %undo, "half an attachment could not be taken back");
+            }
+            return Err(e);
+        }
+    }
+    Ok(())
+}
+
+#[expect(clippy::too_many_arguments, reason = "one step of `attach`, with its arguments")]
+fn attach_one(
+    pins: &Pins,
+    state: &mut State,
+    generation: &Generation,
+    owner: Owner,
+    cgroup: &Cgroup,
+    dir: &File,
+    program: Program,
+    attachment: Attachment,
+) -> Result<(), KernelError> {
+    let fd = generation.program(program);
+    let path = pins.link(&owner.name(), program.name());
+    if !swap(&path, fd)? {
+        let link = sys::link_create(fd, dir.as_fd(), program.hook())
+            .map_err(KernelError::sys("attach", format!("{} to {}", program.name(), cgroup.path.display())))?;
+        sys::pin(link.as_fd(), &path).map_err(KernelError::sys("pin", path.display().to_string()))?;
+    }
+    if program.knows_target() {
+        state.set_attachment(cgroup.id, program.hook() as u32, attachment)?;
+    }
+    Ok(())
+}
+
+/// Swaps the program of a pinned link; says whether there was one to swap. A link whose cgroup is gone is removed.
+fn swap(path: &Path, program: std::os::fd::BorrowedFd<'_>) -> Result<bool, KernelError> {
+    let link = match sys::open_pin(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        other => other.map_err(KernelError::sys("open", path.display().to_string()))?,
+    };
+    match sys::link_update(link.as_fd(), program) {
+        Ok(()) => Ok(true),
+        // kernel/bpf/cgroup.c, `cgroup_bpf_replace`: the cgroup died and took the attachment with it.
+        Err(e) if e.raw_os_error() == Some(libc::ENOLINK) => pins::remove_file(path).map(|()| false),
+        Err(e) => Err(KernelError::sys("swap the program of", path.display().to_string())(e)),
+    }
+}
+
+/// Detaches everything of an owner, the verdict first.
+///
+/// # Errors
+/// If a pin cannot be removed.
+pub fn detach(pins: &Pins, owner: Owner) -> Result<(), KernelError> {
+    for program in owner.programs().iter().rev() {
+        pins::remove_file(&pins.link(&owner.name(), program.name()))?;
+    }
+    Ok(())
+}
+
+/// Tells attached programs anew which target they are on and what lies around it.
+///
+/// # Errors
+/// If the map cannot be written.
+pub fn retell(state: &mut State, cgroup_id: u64, attachment: Attachment) -> Result<(), KernelError> {
+    Program::TARGET
+        .into_iter()
+        .filter(|p| p.knows_target())
+        .try_for_each(|p| state.set_attachment(cgroup_id, p.hook() as u32, attachment))
+}
+
+/// The owners that have pinned links.
+///
+/// # Errors
+/// If the pins cannot be read.
+pub fn owners(pins: &Pins) -> Result<Vec<Owner>, KernelError> {
+    let mut owners: Vec<Owner> = Vec::new();
+    for (owner, _, _) in pins.links()? {
+        if let Some(owner) = Owner::parse(&owner)
+            && !owners.contains(&owner)
+        {
+            owners.push(owner);
+        }
+    }
+    Ok(owners)
+}
+
+/// Whether all links of an owner are pinned.
+pub fn complete(pins: &Pins, owner: Owner) -> bool {
+    let pinned = |p: &Program| -> PathBuf { pins.link(&owner.name(), p.name()) };
+    owner.programs().iter().all(|p| fs::symlink_metadata(pinned(p)).is_ok())
+}

@@ -1,0 +1,63 @@
+//! The events of the kernel's programs, as they come.
+
+use std::{io, os::fd::AsRawFd};
+
+use aya::maps::{Map, MapData, RingBuf};
+use lunar_common::abi::{Event, maps};
+use tokio::io::unix::AsyncFd;
+
+use super::{KernelError, pins::Pins};
+
+/// The ring, watched by the runtime: nothing runs until there is an event.
+pub struct Events(AsyncFd<RingBuf<MapData>>);
+
+impl Events {
+    /// Opens the ring from its pin. Must be called within the runtime.
+    ///
+    /// # Errors
+    /// If the pin cannot be opened or watched.
+    pub fn open(pins: &Pins) -> Result<Self, KernelError> {
+        let wrong = |source| KernelError::Map { name: maps::EVENTS.into(), source: Box::new(source) };
+        let ring = MapData::from_pin(pins.map(maps::EVENTS))
+            .and_then(Map::from_map_data)
+            .and_then(RingBuf::try_from)
+            .map_err(wrong)?;
+        AsyncFd::new(ring).map(Self).map_err(KernelError::sys("watch", maps::EVENTS))
+    }
+
+    /// The next event. Cancelling loses none.
+    ///
+    /// # Errors
+    /// If the ring can no longer be watched.
+    pub async fn next(&mut self) -> io::Result<Event> {
+        loop {
+            if let Some(entry) = self.0.get_mut().next()
+                && let Some(event) = read(&entry)
+            {
+                return Ok(event);
+            }
+            let mut ready = self.0.readable_mut().await?;
+            ready.clear_ready();
+        }
+    }
+}
+
+/// An entry of another size is of another version, and passed over.
+fn read(entry: &[u8]) -> Option<Event> {
+    if entry.len() != size_of::<Event>() {
+        return None;
+    }
+    // SAFETY: as many bytes as the structure has, and every pattern of bits is one of its values.
+    Some(unsafe { entry.as_ptr().cast::<Event>().read_unaligned() })
+}
+
+/// Forwards the programs' own log lines until the ring can no longer be watched.
+pub async fn forward_log(logger: aya_log::EbpfLogger<&'static dyn log::Log>) -> io::Result<()> {
+    let mut ring = AsyncFd::new(logger)?;
+    tracing::debug!(fd = ring.as_raw_fd(), "kernel log forwarded");
+    loop {
+        let mut ready = ring.readable_mut().await?;
+        ready.get_inner_mut().flush();
+        ready.clear_ready();
+    }
+}

@@ -1,0 +1,91 @@
+//! The ABI's structures as values of aya's maps.
+
+use std::{io, time::Duration};
+
+use aya::Pod;
+use lunar_common::{
+    abi::{Attachment, Control, Counters, Endpoint, Settings, TargetEntry, Totals},
+    policy::{BoundaryV4, BoundaryV6, Bucket, PortRule},
+    time::{KtimeNs, SpanNs},
+};
+
+use super::sys;
+
+/// One of the structures of `lunar_common`, which cannot name aya's trait.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug)]
+pub struct Value<T>(pub T);
+
+macro_rules! pod {
+    ($($structure:ty),+) => {
+        $(
+            // SAFETY: `repr(C)`, integers and arrays of them only, padding explicit (asserted in lunar-common).
+            unsafe impl Pod for Value<$structure> {}
+        )+
+    };
+}
+pod!(
+    Attachment, Control, Counters, Endpoint, Settings, TargetEntry, Totals, PortRule, Bucket, BoundaryV4,
+    BoundaryV6
+);
+
+/// Now, on the clock of the kernel's programs.
+pub fn now() -> KtimeNs {
+    KtimeNs(sys::monotonic_ns())
+}
+
+/// A duration as the kernel's programs hold it.
+pub fn span(duration: Duration) -> SpanNs {
+    SpanNs(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// A span as a duration.
+pub const fn duration(span: SpanNs) -> Duration {
+    Duration::from_nanos(span.0)
+}
+
+/// Text in a field of fixed size, cut at a character's boundary.
+pub fn put_text<const N: usize>(field: &mut [u8; N], text: &str) -> u16 {
+    let mut len = text.len().min(N);
+    while !text.is_char_boundary(len) {
+        len -= 1;
+    }
+    *field = [0; N];
+    field[..len].copy_from_slice(&text.as_bytes()[..len]);
+    len as u16
+}
+
+/// Text out of a field of fixed size; what is not text is shown as such.
+pub fn text(field: &[u8], len: u16) -> String {
+    String::from_utf8_lossy(&field[..usize::from(len).min(field.len())]).into_owned()
+}
+
+/// How a redirected SYN is bounded: first retransmission timeout in jiffies, and retransmissions.
+///
+/// The kernel gives up when the timer of the last retransmission runs out, doubling the timer from one to the
+/// next, except that since 6.5 the first `tcp_syn_linear_timeouts` retransmissions come on top of the configured
+/// ones and do not double (net/ipv4/tcp_timer.c, `tcp_write_timeout` and `tcp_retransmit_timer`).
+pub fn syn_bound(connect_timeout: Duration) -> (u32, u32) {
+    let linear = read_linear_timeouts().unwrap_or(0);
+    syn_bound_with(connect_timeout, linear, sys::ticks_per_second())
+}
+
+fn read_linear_timeouts() -> Option<u64> {
+    std::fs::read_to_string("/proc/sys/net/ipv4/tcp_syn_linear_timeouts").ok()?.trim().parse().ok()
+}
+
+fn syn_bound_with(connect_timeout: Duration, linear: u64, ticks_per_second: u64) -> (u32, u32) {
+    const RETRIES: u32 = 1;
+    // One timer each for the SYN and the linear retransmissions, then the doubled one of the last.
+    let timers = if linear == 0 { 3 } else { linear + 2 };
+    let ticks = connect_timeout.as_millis() as u64 * ticks_per_second / 1000 / timers;
+    (ticks.clamp(1, u64::from(u32::MAX)) as u32, RETRIES)
+}
+
+/// An error of the kind that aya wraps, as the operating system's where there is one.
+pub fn os_error(error: &aya::maps::MapError) -> Option<&io::Error> {
+    match error {
+        aya::maps::MapError::SyscallError(e) => Some(&e.io_error),
+        _ => None,
+    }
+}

@@ -1,0 +1,90 @@
+//! The kernel side as the agent sees it: the only user of aya. Loading, links, pins, maps, events.
+
+pub mod attach;
+pub mod events;
+pub mod features;
+pub mod generation;
+pub mod layout;
+pub mod pins;
+pub mod program;
+pub mod state;
+mod sys;
+
+use std::{io, path::PathBuf};
+
+pub use sys::netns_cookie;
+
+/// What can go wrong with the kernel side.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// A system call on a named thing failed.
+    #[error("cannot {doing} {what}: {source}")]
+    Sys {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        what: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The kernel object could not be loaded.
+    #[error("the kernel refused the interceptor's programs: {0}")]
+    Load(#[from] aya::EbpfError),
+    /// A program was refused by the verifier.
+    #[error("the kernel refused program {name}: {source}")]
+    Program {
+        /// Its name.
+        name: &'static str,
+        /// aya's error, with the end of the verifier's log.
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// A map could not be used.
+    #[error("cannot use map {name}: {source}")]
+    Map {
+        /// Its name.
+        name: String,
+        /// aya's error.
+        source: Box<aya::maps::MapError>,
+    },
+    /// A pinned map is not what this version makes.
+    #[error(
+        "the pinned map {path} has {found}, this version needs {expected}: pins of another version; \
+         run `lunar-agent cleanup` (traffic goes direct), then start again"
+    )]
+    Abi {
+        /// The pin.
+        path: PathBuf,
+        /// What it is.
+        found: String,
+        /// What it should be.
+        expected: String,
+    },
+    /// Pins of another ABI version exist.
+    #[error(
+        "{path} holds pins of another version of lunar-agent: run its `cleanup`, or this one's, \
+         then start again"
+    )]
+    OtherVersion {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Nothing is pinned.
+    #[error("nothing is pinned at {0}: no agent has run here, or its pins were removed")]
+    NoPins(PathBuf),
+    /// Another agent holds the pins.
+    #[error("another lunar-agent is running on {0}: stop it first, or give this one other pins")]
+    Held(PathBuf),
+    /// All target slots are taken.
+    #[error("there are {0} targets already, the most that there can be: detach one first")]
+    TooManyTargets(u32),
+    /// The machine lacks something.
+    #[error("{0}")]
+    Missing(#[from] features::Missing),
+}
+
+impl KernelError {
+    fn sys(doing: &'static str, what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Sys { doing, what, source }
+    }
+}

@@ -1,0 +1,200 @@
+//! The pins: `<root>/v<ABI>/maps/<name>` and `<root>/v<ABI>/links/<owner>_<program>`, folders of mode 0700.
+//! bpffs refuses names with a dot, and gives pins to whoever may open the folder.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io,
+    os::{fd::AsFd, unix::fs::DirBuilderExt},
+    path::{Path, PathBuf},
+};
+
+use lunar_common::abi;
+use nix::{
+    fcntl::{Flock, FlockArg},
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+
+use super::{KernelError, features::Missing, sys};
+
+/// Where bpffs belongs on any machine.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// The pins below one root.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+    base: PathBuf,
+}
+
+/// The right to change what is pinned; the kernel gives it back when the process ends, however it ends.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "held, never read")] Flock<File>);
+
+impl Pins {
+    /// The pins below `root` (`paths.pins`).
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned(), base: root.join(format!("v{}", abi::VERSION)) }
+    }
+
+    /// The folder of this ABI version.
+    pub fn base(&self) -> &Path {
+        &self.base
+    }
+
+    /// Pin of a map.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.base.join("maps").join(name)
+    }
+
+    /// Pin of a link: whose, and which program.
+    pub fn link(&self, owner: &str, program: &str) -> PathBuf {
+        self.base.join("links").join(format!("{owner}_{program}"))
+    }
+
+    /// Whether an agent of this version has pinned anything here.
+    pub fn exist(&self) -> bool {
+        self.map(abi::maps::CONTROL).exists()
+    }
+
+    /// Makes the folders; mounts bpffs where it belongs and is missing.
+    ///
+    /// # Errors
+    /// If the root is not on bpffs and may not be, or holds pins of another version.
+    pub fn prepare(&self) -> Result<(), KernelError> {
+        self.ensure_bpffs()?;
+        if let Some(path) = self.other_versions()?.into_iter().next() {
+            return Err(KernelError::OtherVersion { path });
+        }
+        for dir in [self.root.clone(), self.base.clone(), self.base.join("maps"), self.base.join("links")] {
+            let made = DirBuilder::new().mode(0o700).recursive(false).create(&dir);
+            if let Err(e) = made
+                && e.kind() != io::ErrorKind::AlreadyExists
+            {
+                return Err(KernelError::sys("create", dir.display().to_string())(e));
+            }
+        }
+        Ok(())
+    }
+
+    fn ensure_bpffs(&self) -> Result<(), KernelError> {
+        let on_bpffs = |path: &Path| statfs(path).is_ok_and(|s| s.filesystem_type() == BPF_FS_MAGIC);
+        let Some(existing) = self.root.ancestors().find(|p| p.exists()) else {
+            return Err(Missing::Bpffs(self.root.clone()).into());
+        };
+        if on_bpffs(existing) {
+            return Ok(());
+        }
+        if !self.root.starts_with(BPFFS) {
+            return Err(Missing::Bpffs(self.root.clone()).into());
+        }
+        mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
+            .map_err(|e| KernelError::sys("mount bpffs on", BPFFS)(e.into()))?;
+        tracing::info!(path = BPFFS, "mounted bpffs");
+        Ok(())
+    }
+
+    /// Folders of other ABI versions.
+    fn other_versions(&self) -> Result<Vec<PathBuf>, KernelError> {
+        Ok(entries(&self.root)?.into_iter().filter(|p| *p != self.base).collect())
+    }
+
+    /// Takes the lock that one agent, or a `cleanup`, holds on the pins.
+    ///
+    /// # Errors
+    /// [`KernelError::Held`] while another holds it.
+    pub fn lock(&self) -> Result<Lock, KernelError> {
+        let dir = File::open(&self.root).map_err(KernelError::sys("open", self.root.display().to_string()))?;
+        match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Lock(lock)),
+            Err((_, nix::Error::EWOULDBLOCK)) => Err(KernelError::Held(self.root.clone())),
+            Err((_, e)) => Err(KernelError::sys("lock", self.root.display().to_string())(e.into())),
+        }
+    }
+
+    /// The links that are pinned, as (owner, program, path).
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn links(&self) -> Result<Vec<(String, String, PathBuf)>, KernelError> {
+        Ok(entries(&self.base.join("links"))?
+            .into_iter()
+            .filter_map(|path| {
+                let name = path.file_name()?.to_str()?;
+                let (owner, program) = name.split_once('_')?;
+                Some((owner.to_owned(), program.to_owned(), path.clone()))
+            })
+            .collect())
+    }
+
+    /// Removes every pin that any version of this program made below the root, links first: with its last
+    /// reference each program detaches. Returns what was removed.
+    ///
+    /// # Errors
+    /// If something cannot be read or removed.
+    pub fn remove_all(&self) -> Result<Vec<PathBuf>, KernelError> {
+        let mut removed = Vec::new();
+        for version in entries(&self.root)? {
+            remove_tree(&version.join("links"), &mut removed)?;
+            remove_tree(&version, &mut removed)?;
+        }
+        remove_dir(&self.root)?;
+        Ok(removed)
+    }
+}
+
+/// Pins `fd` at `path` in place of what is there, in one step.
+pub(super) fn replace(fd: std::os::fd::BorrowedFd<'_>, path: &Path) -> Result<(), KernelError> {
+    let mut new = path.as_os_str().to_owned();
+    new.push("_new");
+    let new = PathBuf::from(new);
+    remove_file(&new)?;
+    sys::pin(fd.as_fd(), &new).map_err(KernelError::sys("pin", new.display().to_string()))?;
+    fs::rename(&new, path).map_err(KernelError::sys("rename", new.display().to_string()))
+}
+
+/// Removes a pin; one that is not there is no error.
+pub(super) fn remove_file(path: &Path) -> Result<(), KernelError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(KernelError::sys("remove", path.display().to_string())(e))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn remove_dir(path: &Path) -> Result<(), KernelError> {
+    match fs::remove_dir(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(KernelError::sys("remove", path.display().to_string())(e))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn remove_tree(dir: &Path, removed: &mut Vec<PathBuf>) -> Result<(), KernelError> {
+    for path in entries(dir)? {
+        if path.is_dir() {
+            remove_tree(&path, removed)?;
+        } else {
+            remove_file(&path)?;
+            removed.push(path);
+        }
+    }
+    remove_dir(dir)
+}
+
+/// What a folder holds, sorted; nothing, if there is no folder.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, KernelError> {
+    let failed = || KernelError::sys("read", dir.display().to_string());
+    let mut paths = match fs::read_dir(dir) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(vec![]),
+        Err(e) => return Err(failed()(e)),
+        Ok(entries) => entries
+            .map(|entry| entry.map(|e| e.path()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(failed())?,
+    };
+    paths.sort();
+    Ok(paths)
+}

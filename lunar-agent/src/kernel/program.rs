@@ -1,0 +1,89 @@
+//! The programs of the kernel object: their names, hooks, and where each belongs.
+
+use aya_obj::generated::bpf_attach_type;
+
+/// A program of the kernel object.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Program {
+    /// `sock_ops` of a target.
+    Handshake,
+    /// Last close of a target's socket.
+    SockRelease,
+    /// `getpeername(2)`, IPv4.
+    Getpeername4,
+    /// `getpeername(2)`, IPv6.
+    Getpeername6,
+    /// The verdict, IPv4.
+    Connect4,
+    /// The verdict, IPv6.
+    Connect6,
+    /// `sock_ops` of the gateway.
+    Accepted,
+    /// `getsockopt(2)` of the gateway.
+    OriginalDst,
+    /// PROXY header, attached to the sockhash.
+    ProxyHeader,
+}
+
+impl Program {
+    /// What a target gets, in the order of attachment: the verdict last, when all that follows it is in place.
+    /// Detached the other way round.
+    pub const TARGET: [Self; 6] = [
+        Self::Handshake,
+        Self::SockRelease,
+        Self::Getpeername4,
+        Self::Getpeername6,
+        Self::Connect4,
+        Self::Connect6,
+    ];
+
+    /// What the gateway's cgroup gets.
+    pub const GATEWAY: [Self; 2] = [Self::OriginalDst, Self::Accepted];
+
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Handshake,
+        Self::SockRelease,
+        Self::Getpeername4,
+        Self::Getpeername6,
+        Self::Connect4,
+        Self::Connect6,
+        Self::Accepted,
+        Self::OriginalDst,
+        Self::ProxyHeader,
+    ];
+
+    /// The name in the kernel object and in the pins.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::SockRelease => "sock_release",
+            Self::Getpeername4 => "getpeername4",
+            Self::Getpeername6 => "getpeername6",
+            Self::Connect4 => "connect4",
+            Self::Connect6 => "connect6",
+            Self::Accepted => "accepted",
+            Self::OriginalDst => "original_dst",
+            Self::ProxyHeader => "proxy_header",
+        }
+    }
+
+    /// The hook.
+    pub const fn hook(self) -> bpf_attach_type {
+        match self {
+            Self::Handshake | Self::Accepted => bpf_attach_type::BPF_CGROUP_SOCK_OPS,
+            Self::SockRelease => bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE,
+            Self::Getpeername4 => bpf_attach_type::BPF_CGROUP_INET4_GETPEERNAME,
+            Self::Getpeername6 => bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME,
+            Self::Connect4 => bpf_attach_type::BPF_CGROUP_INET4_CONNECT,
+            Self::Connect6 => bpf_attach_type::BPF_CGROUP_INET6_CONNECT,
+            Self::OriginalDst => bpf_attach_type::BPF_CGROUP_GETSOCKOPT,
+            Self::ProxyHeader => bpf_attach_type::BPF_SK_MSG_VERDICT,
+        }
+    }
+
+    /// Whether it asks which target its cgroup is.
+    pub const fn knows_target(self) -> bool {
+        matches!(self, Self::Handshake | Self::SockRelease | Self::Connect4 | Self::Connect6)
+    }
+}

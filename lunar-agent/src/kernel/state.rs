@@ -1,0 +1,373 @@
+//! The state maps, opened from their pins: by the agent that looks after them and by a command line that reads
+//! what a dead agent left.
+
+use std::{
+    os::fd::AsFd,
+    sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering},
+};
+
+use aya::maps::{Array, CgroupStorage, CgroupStorageKey, HashMap, Map, MapData, MapError, PerCpuArray, SockHash, SockMap};
+use lunar_common::{
+    abi::{
+        self, Attachment, Connection, Control, Counters, Endpoint, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS,
+        MAX_TARGETS, RecordKey, Settings, Syns, TargetEntry, Totals, maps,
+    },
+    failsafe::{Cell, Word},
+    net::Destination,
+    time::KtimeNs,
+};
+
+use super::{
+    KernelError,
+    layout::{Value, now, os_error},
+    pins::Pins,
+    sys::{self, Mapped},
+};
+
+/// Key size, value size and capacity of a state map, in bytes and entries.
+type Shape = (u32, u32, u32);
+
+/// What each state map must look like; aya checks none of it when it opens a pin.
+fn shape(name: &str) -> Shape {
+    const fn of<K, V>(entries: u32) -> Shape {
+        (size_of::<K>() as u32, size_of::<V>() as u32, entries)
+    }
+    match name {
+        maps::CONTROL => of::<u32, Control>(1),
+        maps::FAILSAFE => of::<u32, u64>(MAX_ENDPOINTS),
+        maps::ENDPOINTS => of::<u32, Endpoint>(MAX_ENDPOINTS),
+        maps::SYNS => of::<u32, Syns>(MAX_ENDPOINTS),
+        maps::TARGETS => of::<u32, TargetEntry>(MAX_TARGETS),
+        maps::COUNTERS => of::<u32, Counters>(MAX_TARGETS),
+        maps::TOTALS => of::<u32, Totals>(1),
+        maps::ATTACHMENTS => of::<[u64; 2], Attachment>(0),
+        maps::CONNECTIONS => of::<u32, Connection>(0),
+        maps::RECORDS => of::<RecordKey, Destination>(abi::MAX_RECORDS),
+        maps::ACCEPTED => of::<u32, Destination>(0),
+        maps::EXEMPT => of::<u32, u32>(abi::MAX_EXEMPT),
+        maps::LISTENERS => of::<u32, u32>(MAX_ENDPOINTS * LISTENERS_PER_ENDPOINT),
+        maps::SOCKETS => of::<u64, u32>(abi::MAX_SOCKETS),
+        maps::EVENTS => (0, 0, abi::EVENTS_BYTES),
+        other => unreachable!("{other} is not a state map"),
+    }
+}
+
+/// Checks that the pinned state maps are what this version makes. Pins that are not there yet are fine.
+///
+/// # Errors
+/// [`KernelError::Abi`] for the first that is not.
+pub fn check_pins(pins: &Pins) -> Result<(), KernelError> {
+    for name in maps::STATE {
+        let path = pins.map(name);
+        if !path.exists() {
+            continue;
+        }
+        let info = MapData::from_pin(&path).and_then(|m| m.info()).map_err(|e| map_error(name)(e))?;
+        let found = (info.key_size(), info.value_size(), info.max_entries());
+        let expected = shape(name);
+        if found != expected {
+            let text = |(key, value, entries): Shape| format!("{entries} entries of {key} + {value} bytes");
+            return Err(KernelError::Abi { path, found: text(found), expected: text(expected) });
+        }
+    }
+    Ok(())
+}
+
+fn map_error(name: &str) -> impl FnOnce(MapError) -> KernelError + use<> {
+    let name = name.to_owned();
+    move |source| KernelError::Map { name, source: Box::new(source) }
+}
+
+fn open(pins: &Pins, name: &str) -> Result<Map, KernelError> {
+    MapData::from_pin(pins.map(name)).and_then(Map::from_map_data).map_err(map_error(name))
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &str) -> Result<T, KernelError> {
+    T::try_from(open(pins, name)?).map_err(map_error(name))
+}
+
+/// The state maps.
+pub struct State {
+    control: Mapped<Control>,
+    words: Mapped<u64>,
+    settings: Array<MapData, Value<Settings>>,
+    endpoints: Array<MapData, Value<Endpoint>>,
+    targets: Array<MapData, Value<TargetEntry>>,
+    counters: PerCpuArray<MapData, Value<Counters>>,
+    totals: PerCpuArray<MapData, Value<Totals>>,
+    attachments: CgroupStorage<MapData, Value<Attachment>>,
+    exempt: HashMap<MapData, u32, u32>,
+    listeners: SockMap<MapData>,
+    sockets: SockHash<MapData, u64>,
+}
+
+impl State {
+    /// Opens the pinned maps.
+    ///
+    /// # Errors
+    /// [`KernelError::NoPins`] if nothing is pinned; otherwise what could not be opened.
+    pub fn open(pins: &Pins) -> Result<Self, KernelError> {
+        if !pins.exist() {
+            return Err(KernelError::NoPins(pins.base().to_owned()));
+        }
+        check_pins(pins)?;
+        let mapped = |name: &str| {
+            sys::open_pin(&pins.map(name)).map_err(KernelError::sys("open", pins.map(name).display().to_string()))
+        };
+        let control = Mapped::new(mapped(maps::CONTROL)?.as_fd(), 1, true).map_err(KernelError::sys("map", maps::CONTROL))?;
+        let words = Mapped::new(mapped(maps::FAILSAFE)?.as_fd(), MAX_ENDPOINTS as usize, true)
+            .map_err(KernelError::sys("map", maps::FAILSAFE))?;
+        Ok(Self {
+            control,
+            words,
+            settings: typed(pins, maps::SETTINGS)?,
+            endpoints: typed(pins, maps::ENDPOINTS)?,
+            targets: typed(pins, maps::TARGETS)?,
+            counters: typed(pins, maps::COUNTERS)?,
+            totals: typed(pins, maps::TOTALS)?,
+            attachments: typed(pins, maps::ATTACHMENTS)?,
+            exempt: typed(pins, maps::EXEMPT)?,
+            listeners: typed(pins, maps::LISTENERS)?,
+            sockets: typed(pins, maps::SOCKETS)?,
+        })
+    }
+
+    fn control_u32(&self, field: impl Fn(*mut Control) -> *mut u32) -> &AtomicU32 {
+        // SAFETY: the field lies in the mapping, aligned, and lives as long as `self`; everyone accesses it as one.
+        unsafe { AtomicU32::from_ptr(field(self.control.ptr(0))) }
+    }
+
+    fn heartbeat_cell(&self) -> &AtomicU64 {
+        // SAFETY: as in `control_u32`; `KtimeNs` is a transparent u64.
+        unsafe { AtomicU64::from_ptr((&raw mut (*self.control.ptr(0)).heartbeat).cast()) }
+    }
+
+    /// Renews the lease.
+    pub fn beat(&self) {
+        self.heartbeat_cell().store(now().0, Ordering::Release);
+    }
+
+    /// Ends the lease at once: everything goes direct.
+    pub fn end_lease(&self) {
+        self.heartbeat_cell().store(0, Ordering::Release);
+    }
+
+    /// The last heartbeat; zero before the first.
+    pub fn heartbeat(&self) -> KtimeNs {
+        KtimeNs(self.heartbeat_cell().load(Ordering::Acquire))
+    }
+
+    /// Whether a person has forced everything direct.
+    pub fn forced(&self) -> bool {
+        // SAFETY: only the field's address is taken.
+        self.control_u32(|c| unsafe { &raw mut (*c).forced }).load(Ordering::Acquire) != 0
+    }
+
+    /// Forces everything direct, or no longer.
+    pub fn force(&self, bypass: bool) {
+        // SAFETY: only the field's address is taken.
+        self.control_u32(|c| unsafe { &raw mut (*c).forced }).store(u32::from(bypass), Ordering::Release);
+    }
+
+    /// Says which endpoint slots may take connections: a bit is set where not.
+    pub fn set_unready(&self, slots: u32) {
+        // SAFETY: only the field's address is taken.
+        self.control_u32(|c| unsafe { &raw mut (*c).unready }).store(slots, Ordering::Release);
+    }
+
+    /// Endpoint slots that may take no connection, a bit each.
+    pub fn unready(&self) -> u32 {
+        // SAFETY: only the field's address is taken.
+        self.control_u32(|c| unsafe { &raw mut (*c).unready }).load(Ordering::Acquire)
+    }
+
+    /// Counts the sockets in the sockhash anew. A detached target's sockets give no slot back, so this follows a
+    /// detachment and a start; connects under way at that moment are what `SOCKETS_MARGIN` is for.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn recount_sockets(&self) -> Result<(), KernelError> {
+        let mut count = 0_i64;
+        for key in self.sockets.keys() {
+            key.map_err(map_error(maps::SOCKETS))?;
+            count += 1;
+        }
+        // SAFETY: as in `control_u32`.
+        unsafe { AtomicI64::from_ptr(&raw mut (*self.control.ptr(0)).reserved) }.store(count, Ordering::Release);
+        Ok(())
+    }
+
+    /// The failsafe's word of an endpoint slot.
+    pub fn word(&self, slot: u32) -> WordCell<'_> {
+        // SAFETY: in the mapping, aligned, as long as `self`; the kernel's programs access it as one, atomically.
+        WordCell(unsafe { AtomicU64::from_ptr(self.words.ptr(slot as usize)) })
+    }
+
+    /// The settings of the newest generation.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn settings(&self) -> Result<Settings, KernelError> {
+        self.settings.get(&0, 0).map(|v| v.0).map_err(map_error(maps::SETTINGS))
+    }
+
+    /// An endpoint slot.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn endpoint(&self, slot: u32) -> Result<Endpoint, KernelError> {
+        self.endpoints.get(&slot, 0).map(|v| v.0).map_err(map_error(maps::ENDPOINTS))
+    }
+
+    /// Writes an endpoint slot.
+    ///
+    /// # Errors
+    /// If the map cannot be written.
+    pub fn set_endpoint(&mut self, slot: u32, endpoint: Endpoint) -> Result<(), KernelError> {
+        self.endpoints.set(slot, Value(endpoint), 0).map_err(map_error(maps::ENDPOINTS))
+    }
+
+    /// A target slot; `None` if it is free.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn target(&self, slot: u32) -> Result<Option<TargetEntry>, KernelError> {
+        let entry = self.targets.get(&slot, 0).map_err(map_error(maps::TARGETS))?.0;
+        Ok((entry.cgroup_id != 0).then_some(entry))
+    }
+
+    /// All target slots in use.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn targets(&self) -> Result<Vec<(u32, TargetEntry)>, KernelError> {
+        (0..MAX_TARGETS)
+            .filter_map(|slot| self.target(slot).transpose().map(|entry| entry.map(|e| (slot, e))))
+            .collect()
+    }
+
+    /// Writes a target slot, with counters from zero.
+    ///
+    /// # Errors
+    /// If a map cannot be written.
+    pub fn set_target(&mut self, slot: u32, entry: Option<TargetEntry>) -> Result<(), KernelError> {
+        let free = TargetEntry { cgroup_id: 0, name_len: 0, path_len: 0, attached: 0, name: [0; 256], path: [0; 1024] };
+        if self.target(slot)?.is_none() {
+            let cpus = aya::util::nr_cpus()
+                .map_err(|(what, e)| KernelError::sys("read", what)(e))?;
+            let zero = aya::maps::PerCpuValues::try_from(vec![Value(Counters::default()); cpus])
+                .map_err(KernelError::sys("clear", maps::COUNTERS))?;
+            self.counters.set(slot, zero, 0).map_err(map_error(maps::COUNTERS))?;
+        }
+        self.targets.set(slot, Value(entry.unwrap_or(free)), 0).map_err(map_error(maps::TARGETS))
+    }
+
+    /// The counters of a target, summed over the CPUs.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn counters(&self, slot: u32) -> Result<Counters, KernelError> {
+        let per_cpu = self.counters.get(&slot, 0).map_err(map_error(maps::COUNTERS))?;
+        Ok(per_cpu.iter().fold(Counters::default(), |mut sum, Value(cpu)| {
+            for (total, one) in sum.verdicts.iter_mut().zip(cpu.verdicts) {
+                *total += one;
+            }
+            sum.succeeded += cpu.succeeded;
+            sum.failed += cpu.failed;
+            sum.abandoned += cpu.abandoned;
+            sum.dns_answers += cpu.dns_answers;
+            sum.dns_misses += cpu.dns_misses;
+            sum
+        }))
+    }
+
+    /// The counters of the whole, summed over the CPUs.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn totals(&self) -> Result<Totals, KernelError> {
+        let per_cpu = self.totals.get(&0, 0).map_err(map_error(maps::TOTALS))?;
+        Ok(per_cpu.iter().fold(Totals::default(), |sum, Value(cpu)| Totals {
+            events_lost: sum.events_lost + cpu.events_lost,
+            records_written: sum.records_written + cpu.records_written,
+            records_taken: sum.records_taken + cpu.records_taken,
+            records_withdrawn: sum.records_withdrawn + cpu.records_withdrawn,
+            sockets_full: sum.sockets_full + cpu.sockets_full,
+            storage_failed: sum.storage_failed + cpu.storage_failed,
+            headers_pushed: sum.headers_pushed + cpu.headers_pushed,
+            headers_failed: sum.headers_failed + cpu.headers_failed,
+        }))
+    }
+
+    /// Tells a program attached to a cgroup which target that is. The storage exists once it is attached.
+    ///
+    /// # Errors
+    /// If the map cannot be written.
+    pub fn set_attachment(&mut self, cgroup_id: u64, hook: u32, attachment: Attachment) -> Result<(), KernelError> {
+        self.attachments
+            .insert(CgroupStorageKey::new(cgroup_id, hook), Value(attachment), 0)
+            .map_err(map_error(maps::ATTACHMENTS))
+    }
+
+    /// Exempts a process of the gateway, or no longer.
+    ///
+    /// # Errors
+    /// If the map is full.
+    pub fn exempt(&mut self, tgid: u32, exempt: bool) -> Result<(), KernelError> {
+        let done = if exempt { self.exempt.insert(tgid, 1, 0) } else { self.exempt.remove(&tgid) };
+        match done {
+            Err(e) if !exempt && os_error(&e).is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound) => Ok(()),
+            other => other.map_err(map_error(maps::EXEMPT)),
+        }
+    }
+
+    /// The processes that are exempt.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn exempt_processes(&self) -> Result<Vec<u32>, KernelError> {
+        self.exempt.keys().collect::<Result<_, _>>().map_err(map_error(maps::EXEMPT))
+    }
+
+    /// Puts listening sockets of an endpoint where the programs look for one that lives.
+    ///
+    /// # Errors
+    /// If the map refuses a socket.
+    pub fn set_listeners(&mut self, slot: u32, sockets: &[impl std::os::fd::AsRawFd]) -> Result<(), KernelError> {
+        for place in 0..LISTENERS_PER_ENDPOINT {
+            let index = slot * LISTENERS_PER_ENDPOINT + place;
+            match sockets.get(place as usize) {
+                Some(socket) => self.listeners.set(index, socket, 0).map_err(map_error(maps::LISTENERS))?,
+                // An empty slot is what is wanted; clearing one that is empty is an error to the kernel.
+                None => match self.listeners.clear_index(&index) {
+                    Err(e) if os_error(&e).is_none() => return Err(map_error(maps::LISTENERS)(e)),
+                    _ => {}
+                },
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A failsafe word in its mapped page.
+pub struct WordCell<'a>(&'a AtomicU64);
+
+impl WordCell<'_> {
+    /// Closes the breaker by hand: counts zero, a new epoch.
+    pub fn close(&self) {
+        let mut old = self.load();
+        while !self.swap(old, old.closed()) {
+            old = self.load();
+        }
+    }
+}
+
+impl Cell for WordCell<'_> {
+    fn load(&self) -> Word {
+        Word(self.0.load(Ordering::Acquire))
+    }
+
+    fn swap(&self, old: Word, new: Word) -> bool {
+        self.0.compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}

@@ -1,0 +1,176 @@
+//! The few calls of `bpf(2)` and its neighbours that aya does not offer: links that can be pinned and swapped
+//! whatever their program type, programs attached to a pinned map, arrays mapped into memory.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+    ptr::NonNull,
+};
+
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd};
+
+fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
+    // SAFETY: `attr` is a whole `union bpf_attr`, zeroed and then filled by the caller; the kernel reads no
+    // further than the size given.
+    let ret = unsafe {
+        libc::syscall(libc::SYS_bpf, cmd as libc::c_uint, core::ptr::from_mut(attr), size_of::<bpf_attr>())
+    };
+    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret as i32) }
+}
+
+fn new_attr() -> bpf_attr {
+    // SAFETY: `bpf_attr` is a union of plain integers and arrays of them; all zero is the kernel's own default.
+    unsafe { core::mem::zeroed() }
+}
+
+/// Takes over a file descriptor that the kernel has just made.
+fn own(fd: i32) -> OwnedFd {
+    // SAFETY: the kernel returned a new descriptor that nobody else owns.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+fn path_bytes(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))
+}
+
+/// Attaches a program to a cgroup by a link (5.7+), which always allows others beside it.
+pub fn link_create(prog: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, kind: bpf_attach_type) -> io::Result<OwnedFd> {
+    let mut attr = new_attr();
+    attr.link_create.__bindgen_anon_1.prog_fd = prog.as_raw_fd() as u32;
+    attr.link_create.__bindgen_anon_2.target_fd = cgroup.as_raw_fd() as u32;
+    attr.link_create.attach_type = kind as u32;
+    bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr).map(own)
+}
+
+/// Replaces the program of a link; at no moment is there none (5.7+).
+pub fn link_update(link: BorrowedFd<'_>, prog: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = new_attr();
+    attr.link_update.link_fd = link.as_raw_fd() as u32;
+    attr.link_update.__bindgen_anon_1.new_prog_fd = prog.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Attaches a program to a sockmap or sockhash, in place of the one before. A link for this exists only from
+/// 6.10 on; without one the attachment lives as long as the map, which is pinned.
+pub fn prog_attach_to_map(map: BorrowedFd<'_>, prog: BorrowedFd<'_>, kind: bpf_attach_type) -> io::Result<()> {
+    let mut attr = new_attr();
+    // SAFETY: the union is zeroed; these fields are the ones BPF_PROG_ATTACH reads.
+    unsafe {
+        let attach = &mut attr.__bindgen_anon_5;
+        attach.__bindgen_anon_1.target_fd = map.as_raw_fd() as u32;
+        attach.attach_bpf_fd = prog.as_raw_fd() as u32;
+        attach.attach_type = kind as u32;
+    }
+    bpf(bpf_cmd::BPF_PROG_ATTACH, &mut attr).map(drop)
+}
+
+/// Pins a map or link.
+pub fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = path_bytes(path)?;
+    let mut attr = new_attr();
+    attr.__bindgen_anon_4.bpf_fd = fd.as_raw_fd() as u32;
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// Opens what is pinned.
+pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = path_bytes(path)?;
+    let mut attr = new_attr();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET, &mut attr).map(own)
+}
+
+/// An array map with `BPF_F_MMAPABLE`, mapped: the values lie one behind the other.
+pub struct Mapped<T> {
+    at: NonNull<T>,
+    len: usize,
+    bytes: usize,
+}
+
+// SAFETY: the mapping is shared memory that lives until drop; access goes through raw pointers and atomics.
+unsafe impl<T> Send for Mapped<T> {}
+
+impl<T> Mapped<T> {
+    /// Maps `len` values of the array behind `fd`. `T` must be the map's value and a multiple of 8 bytes.
+    pub fn new(fd: BorrowedFd<'_>, len: usize, writable: bool) -> io::Result<Self> {
+        const { assert!(size_of::<T>().is_multiple_of(8)) };
+        // SAFETY: sysconf has no preconditions.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+        let bytes = (len * size_of::<T>()).next_multiple_of(page);
+        let protection = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
+        // SAFETY: a new mapping at an address of the kernel's choice; the kernel checks length against the map.
+        let at = unsafe {
+            libc::mmap(core::ptr::null_mut(), bytes, protection, libc::MAP_SHARED, fd.as_fd().as_raw_fd(), 0)
+        };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let at = NonNull::new(at.cast()).ok_or_else(|| io::Error::other("mmap returned null"))?;
+        Ok(Self { at, len, bytes })
+    }
+
+    /// Pointer to the value at `index`.
+    pub fn ptr(&self, index: usize) -> *mut T {
+        assert!(index < self.len, "index {index} of {} mapped values", self.len);
+        // SAFETY: within the mapping.
+        unsafe { self.at.as_ptr().add(index) }
+    }
+}
+
+impl<T: Copy> Mapped<T> {
+    /// Writes a list that no program reads yet.
+    pub fn fill(&mut self, values: &[T]) {
+        assert!(values.len() <= self.len, "{} values for {} places", values.len(), self.len);
+        // SAFETY: within the mapping; source and mapping do not overlap.
+        unsafe { core::ptr::copy_nonoverlapping(values.as_ptr(), self.at.as_ptr(), values.len()) }
+    }
+}
+
+impl<T> Drop for Mapped<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and nobody can hold a pointer into it any longer.
+        unsafe { libc::munmap(self.at.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// `SO_NETNS_COOKIE` (5.14+), of the network namespace the calling thread is in.
+pub fn netns_cookie() -> io::Result<u64> {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = std::net::UdpSocket::bind(("127.0.0.1", 0))
+        .or_else(|_| std::net::UdpSocket::bind(("0.0.0.0", 0)))?;
+    let mut cookie = 0_u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: value and length are on this stack and of the size given.
+    let ret = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
+/// Now on `CLOCK_MONOTONIC`, the clock of the kernel's programs, in nanoseconds.
+pub fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is on this stack; CLOCK_MONOTONIC always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Jiffies per second: `CLOCK_MONOTONIC_COARSE` advances by one tick.
+pub fn ticks_per_second() -> u64 {
+    let mut tick = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: as in `monotonic_ns`.
+    unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut tick) };
+    1_000_000_000_u64.checked_div(tick.tv_nsec as u64).unwrap_or(100)
+}
