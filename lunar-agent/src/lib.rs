@@ -1,1 +1,4 @@
 //! agent
+
+pub mod policy;
+pub mod targets;
