@@ -1,4 +1,5 @@
 //! agent
 
+pub mod config;
 pub mod policy;
 pub mod targets;
