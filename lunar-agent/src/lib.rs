@@ -1,1 +1,6 @@
 //! agent
+
+pub mod cli;
+pub mod config;
+pub mod policy;
+pub mod targets;

@@ -1,0 +1,5 @@
+//! What is intercepted: from the selector a person writes to the cgroup it means (DESIGN section 2, "target").
+
+pub mod selector;
+
+pub use selector::{Selector, SelectorError, TargetSpec};
