@@ -1,1 +1,6 @@
 //! agent
+pub mod cli {
+    //! The command line, one file per verb.
+    pub mod gateway;
+}
+pub mod gateway;
