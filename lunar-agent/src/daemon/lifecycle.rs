@@ -1,0 +1,175 @@
+//! Targets coming and going.
+
+use std::collections::BTreeSet;
+
+use lunar_common::abi::TargetEntry;
+
+use super::{DaemonError, agent::Agent};
+use crate::{
+    control::Answer,
+    kernel::{
+        KernelError,
+        attach::{self, Owner},
+        layout::put_text,
+    },
+    targets::{
+        cgroup::{Cgroup, CgroupError},
+        selector::Selector,
+        set::{AddError, Target},
+    },
+};
+
+/// Why a request about a target is refused.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error(transparent)]
+    Selector(#[from] crate::targets::SelectorError),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Add(#[from] AddError),
+    #[error("{0} is not a target; `lunar-agent status` lists them")]
+    Unknown(String),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+impl Agent {
+    /// Makes the pinned targets those of the configuration: those that are in both keep slot and counters and get the
+    /// new programs without a gap, those that are no longer wanted are detached.
+    pub(super) fn take_over(&mut self, wanted: Vec<(String, Cgroup)>) -> Result<(), DaemonError> {
+        let pinned = self.state.targets()?;
+        let slot_of = |cgroup: &Cgroup| pinned.iter().find(|(_, e)| e.cgroup_id == cgroup.id).map(|(slot, _)| *slot);
+        for (name, cgroup) in wanted {
+            let slot = slot_of(&cgroup);
+            self.targets.add(name, cgroup, slot)?;
+        }
+        let kept: BTreeSet<u32> = self.targets.iter().map(|t| t.slot).collect();
+        // What is not wanted any longer goes first: its slot may be wanted.
+        for owner in attach::owners(&self.pins)? {
+            match owner {
+                Owner::Target(slot) if !kept.contains(&slot) => attach::detach(&self.pins, owner)?,
+                Owner::Gateway(id) if !self.gateways.answers_for(id) => attach::detach(&self.pins, owner)?,
+                Owner::Target(_) | Owner::Gateway(_) => {}
+            }
+        }
+        for (slot, entry) in pinned.iter().filter(|(slot, _)| !kept.contains(slot)) {
+            tracing::info!(target = crate::kernel::layout::text(&entry.name, entry.name_len), "no longer a target");
+            self.state.set_target(*slot, None)?;
+        }
+        for target in self.targets.iter().cloned().collect::<Vec<_>>() {
+            self.attach(&target)?;
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, target: &Target) -> Result<(), KernelError> {
+        let attachment = self.targets.attachment(target);
+        let mut entry = TargetEntry {
+            cgroup_id: target.cgroup.id,
+            name_len: 0,
+            path_len: 0,
+            attached: 1,
+            name: [0; 256],
+            path: [0; 1024],
+        };
+        entry.name_len = put_text(&mut entry.name, &target.name);
+        entry.path_len = put_text(&mut entry.path, &target.cgroup.path.to_string_lossy());
+        self.state.set_target(target.slot, Some(entry))?;
+        let owner = Owner::Target(target.slot);
+        let attached = attach::attach(&self.pins, &mut self.state, &self.generation, owner, &target.cgroup, attachment);
+        if let Err(e) = attached {
+            self.state.set_target(target.slot, None)?;
+            return Err(e);
+        }
+        tracing::info!(target = target.name, cgroup = %target.cgroup.path.display(), "attached");
+        Ok(())
+    }
+
+    /// Tells every target anew how it lies among the others.
+    fn retell_nesting(&mut self) -> Result<(), KernelError> {
+        for target in self.targets.iter() {
+            attach::retell(&mut self.state, target.cgroup.id, self.targets.attachment(target))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn attach_all(&mut self, selectors: &[String]) -> Answer {
+        answer(selectors, |selector| self.attach_selector(selector))
+    }
+
+    fn attach_selector(&mut self, text: &str) -> Result<String, Refusal> {
+        let selector: Selector = text.parse()?;
+        let cgroup = Cgroup::find(&selector)?;
+        let target = self.targets.add(selector.to_string(), cgroup, None)?.clone();
+        // The others learn of it first: a connect meanwhile is decided by one of them, once.
+        let others = self.targets.iter().filter(|t| t.slot != target.slot).cloned().collect::<Vec<_>>();
+        let attached = others
+            .iter()
+            .try_for_each(|t| attach::retell(&mut self.state, t.cgroup.id, self.targets.attachment(t)))
+            .and_then(|()| self.attach(&target));
+        if let Err(e) = attached {
+            self.targets.remove(|t| t.slot == target.slot);
+            self.retell_nesting()?;
+            return Err(e.into());
+        }
+        Ok(format!("attached {} ({})", target.name, target.cgroup.path.display()))
+    }
+
+    pub(super) fn detach_all(&mut self, selectors: &[String]) -> Answer {
+        answer(selectors, |selector| self.detach_selector(selector))
+    }
+
+    /// By name, by selector, or by what a selector means: a target whose cgroup is gone still has its name.
+    fn detach_selector(&mut self, text: &str) -> Result<String, Refusal> {
+        let meant = text.parse::<Selector>().ok().and_then(|s| Cgroup::find(&s).ok());
+        let is_it = |t: &Target| t.name == text || meant.as_ref().is_some_and(|c| c.id == t.cgroup.id);
+        let target = self.targets.remove(is_it).ok_or_else(|| Refusal::Unknown(text.to_owned()))?;
+        attach::detach(&self.pins, Owner::Target(target.slot))?;
+        self.state.set_target(target.slot, None)?;
+        self.target_problems.remove(&target.slot);
+        self.retell_nesting()?;
+        self.state.recount_sockets()?;
+        tracing::info!(target = target.name, "detached");
+        Ok(format!("detached {}", target.name))
+    }
+
+    /// Looks whether the targets still are what they were.
+    pub(super) fn watch_targets(&mut self) {
+        for target in self.targets.iter() {
+            let problem = if !target.cgroup.exists() {
+                Some(format!("its cgroup is gone: detach {:?}, or attach it anew", target.name))
+            } else if !attach::complete(&self.pins, Owner::Target(target.slot)) {
+                Some("some of its pinned links were removed: attach it anew".to_owned())
+            } else {
+                None
+            };
+            match problem {
+                Some(problem) if self.target_problems.get(&target.slot) != Some(&problem) => {
+                    tracing::warn!(target = target.name, problem, "not in effect");
+                    self.target_problems.insert(target.slot, problem);
+                }
+                Some(_) => {}
+                None => {
+                    self.target_problems.remove(&target.slot);
+                }
+            }
+        }
+    }
+}
+
+/// Does one thing after the other; stops at the first that cannot be done, and says what was.
+fn answer(selectors: &[String], mut one: impl FnMut(&str) -> Result<String, Refusal>) -> Answer {
+    let mut done = Vec::new();
+    for selector in selectors {
+        match one(selector) {
+            Ok(line) => done.push(line),
+            Err(e) => {
+                let usage = !matches!(e, Refusal::Kernel(_));
+                done.push(e.to_string());
+                return Answer::Refused { reason: done.join("\n"), usage };
+            }
+        }
+    }
+    Answer::Done(done)
+}

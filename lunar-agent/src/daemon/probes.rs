@@ -1,0 +1,172 @@
+//! The health probes under way, and what their results do to the failsafe.
+
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
+
+use lunar_common::{
+    abi::MAX_ENDPOINTS,
+    failsafe::{self, Attempt, Limits, Outcome, Step, Ticket, Word},
+    time::KtimeNs,
+};
+use tokio::{task::JoinSet, time::Instant};
+
+use super::agent::{Agent, MARK};
+use crate::{
+    config::{Config, Health, HealthKind},
+    gateway::{
+        endpoint::Endpoint,
+        probe::{ProbeError, ProbeKind, ProbeSuccess, probe},
+        schedule::Schedule,
+    },
+    kernel::layout::{now, put_text, span},
+};
+
+/// A probe that has ended.
+pub(super) struct Probed {
+    slot: u32,
+    address: SocketAddr,
+    /// `None` if it began in a cooldown, and so decides nothing.
+    ticket: Option<Ticket>,
+    result: Result<ProbeSuccess, ProbeError>,
+}
+
+/// All probes.
+pub(super) struct Probes {
+    health: Health,
+    kind: HealthKind,
+    handshake_port: u16,
+    schedule: Schedule,
+    running: JoinSet<Probed>,
+    in_flight: u32,
+    /// By endpoint: when its last probe began.
+    began: HashMap<SocketAddr, KtimeNs>,
+}
+
+impl Probes {
+    pub(super) fn new(config: &Config) -> Self {
+        let schedule = Schedule { interval: config.health.interval, timeout: config.health.timeout };
+        Self {
+            kind: config.health.effective(config.gateway.handoff),
+            health: config.health.clone(),
+            handshake_port: config.gateway.handshake_port,
+            schedule,
+            running: JoinSet::new(),
+            in_flight: 0,
+            began: HashMap::new(),
+        }
+    }
+
+    /// Whether endpoints have to shake hands before they take their first connection.
+    pub(super) fn shake_hands(&self) -> bool {
+        self.kind == HealthKind::Handshake
+    }
+
+    /// When the next probe is due.
+    pub(super) fn next(&self, endpoints: &[Endpoint], word: impl Fn(u32) -> Word) -> Option<Instant> {
+        let now = now();
+        endpoints
+            .iter()
+            .filter(|e| !self.is_in_flight(e.slot))
+            .map(|e| self.schedule.next(word(e.slot), now, self.began.get(&e.address).copied()))
+            .min()
+            .map(|at| Instant::now() + Duration::from_nanos(at.since(now).0))
+    }
+
+    /// Begins every probe that is due.
+    pub(super) fn begin_due(&mut self, endpoints: &[Endpoint], word: impl Fn(u32) -> Word) {
+        let now = now();
+        for endpoint in endpoints {
+            let word = word(endpoint.slot);
+            let last = self.began.get(&endpoint.address).copied();
+            if self.is_in_flight(endpoint.slot) || self.schedule.next(word, now, last) > now {
+                continue;
+            }
+            self.began.insert(endpoint.address, now);
+            self.in_flight |= 1 << endpoint.slot;
+            let (kind, timeout) = (self.probe_kind(endpoint), self.health.timeout);
+            let (slot, address, host) = (endpoint.slot, endpoint.address, endpoint.host.clone());
+            let ticket = word.begin(now);
+            self.running.spawn(async move {
+                let result = probe(&kind, address, &host, timeout, MARK).await;
+                Probed { slot, address, ticket, result }
+            });
+        }
+    }
+
+    const fn is_in_flight(&self, slot: u32) -> bool {
+        self.in_flight >> slot & 1 != 0
+    }
+
+    fn probe_kind(&self, endpoint: &Endpoint) -> ProbeKind {
+        match self.kind {
+            HealthKind::Http => ProbeKind::Http {
+                port: endpoint.health_port.unwrap_or(self.health.port),
+                path: self.health.path.clone(),
+            },
+            HealthKind::Handshake => ProbeKind::Handshake { port: self.handshake_port },
+            HealthKind::Tcp | HealthKind::Auto => ProbeKind::Tcp,
+        }
+    }
+
+    /// The next probe that ends; `None` while none is under way.
+    pub(super) async fn next_done(&mut self) -> Option<Probed> {
+        let done = self.running.join_next().await?;
+        // A probe that panicked took its slot with it; that would be a bug, and loud.
+        let probed = done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
+        self.in_flight &= !(1 << probed.slot);
+        Some(probed)
+    }
+}
+
+impl Agent {
+    /// Enters a probe's result into the failsafe and shows it.
+    pub(super) fn on_probed(&mut self, probed: Probed) {
+        let Probed { slot, address, ticket, result } = probed;
+        if !self.endpoints.iter().any(|e| e.slot == slot && e.address == address) {
+            return;
+        }
+        let outcome = if result.is_ok() { Outcome::Success } else { Outcome::Failure };
+        let limits = Limits {
+            cooldown: span(self.config.failsafe.exit_cooldown_after),
+            threshold: self.config.failsafe.enter_cooldown_after_attempts.into(),
+            pad: 0,
+        };
+        let step = ticket.map_or(Step::Dropped, |ticket| {
+            failsafe::settle(&self.state.word(slot), Attempt::Probe, outcome, ticket, limits, now())
+        });
+        let reason = result.as_ref().err().map(ToString::to_string);
+        match step {
+            Step::Opened(_) => {
+                let cooldown = self.config.failsafe.exit_cooldown_after;
+                tracing::warn!(endpoint = %address, reason, ?cooldown, "failsafe opened by probes: traffic goes direct");
+            }
+            Step::Closed(_) => tracing::info!(endpoint = %address, "failsafe closed: traffic is redirected again"),
+            Step::Counted(word) if reason.is_some() => {
+                tracing::debug!(endpoint = %address, reason, failures = word.probe_failures(), "probe failed");
+            }
+            Step::Dropped | Step::Unchanged | Step::Counted(_) => {}
+        }
+        if self.probes.shake_hands() {
+            self.gateways.handshaken(slot, &address.to_string(), reason.as_deref());
+            self.write_unready();
+        }
+        if let Err(e) = self.show_health(slot, reason.as_deref()) {
+            tracing::error!(error = %e, "the probe's result cannot be shown");
+        }
+    }
+
+    /// Writes the result where `status` reads it, also after the agent's death.
+    fn show_health(&mut self, slot: u32, error: Option<&str>) -> Result<(), crate::kernel::KernelError> {
+        let mut entry = self.state.endpoint(slot)?;
+        entry.probed_at = now();
+        entry.health = if error.is_none() { 1 } else { 2 };
+        entry.error_len = put_text(&mut entry.error, error.unwrap_or_default());
+        self.state.set_endpoint(slot, entry)
+    }
+
+    /// Whether an endpoint's last probe went well.
+    pub(super) fn is_healthy(&self, slot: u32) -> bool {
+        self.state.endpoint(slot).is_ok_and(|e| e.health == 1)
+    }
+}
+
+const _: () = assert!(MAX_ENDPOINTS <= 32, "the slots in flight are bits of a u32");

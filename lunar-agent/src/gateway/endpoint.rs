@@ -1,0 +1,118 @@
+//! Endpoints: from what is configured to addresses, and to their slots in the maps.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
+
+use lunar_common::abi::MAX_ENDPOINTS;
+
+use crate::config::{EndpointSpec, Host};
+
+/// One address of the gateway, in its slot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// As configured, `host:port`.
+    pub name: String,
+    /// Host of its probes, by name if it has one.
+    pub host: String,
+    /// Port of its health check, where it differs from `gateway.health.port`.
+    pub health_port: Option<u16>,
+    /// Its place in the maps.
+    pub slot: u32,
+}
+
+/// What became of one configured endpoint.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Resolution {
+    /// As configured.
+    pub spec: EndpointSpec,
+    /// Its addresses, or why there are none. An endpoint that cannot be resolved is no error of the configuration:
+    /// traffic is direct until it can be.
+    pub addresses: Result<BTreeSet<SocketAddr>, String>,
+}
+
+/// Resolves a configured endpoint.
+pub async fn resolve(spec: EndpointSpec) -> Resolution {
+    let addresses = match &spec.host {
+        Host::Addr(ip) => Ok(BTreeSet::from([SocketAddr::new(*ip, spec.port)])),
+        Host::Name(name) => match tokio::net::lookup_host((name.as_str(), spec.port)).await {
+            Ok(found) => Ok(found.map(|a| SocketAddr::new(a.ip().to_canonical(), a.port())).collect()),
+            Err(e) => Err(format!("{name} cannot be resolved: {e}")),
+        },
+    };
+    Resolution { spec, addresses }
+}
+
+/// Gives each address its slot: the one it has, else a free one. Addresses beyond the last slot are left out.
+pub fn place(resolutions: &[Resolution], held: &[(u32, SocketAddr)]) -> Vec<Endpoint> {
+    let mut placed: Vec<Endpoint> = Vec::new();
+    for Resolution { spec, addresses } in resolutions {
+        for address in addresses.iter().flatten() {
+            if placed.iter().any(|e| e.address == *address) {
+                continue;
+            }
+            let wanted_later = |slot: u32| {
+                held.iter().any(|(s, a)| {
+                    *s == slot && resolutions.iter().any(|r| r.addresses.as_ref().is_ok_and(|set| set.contains(a)))
+                })
+            };
+            let taken = |slot: u32| placed.iter().any(|e| e.slot == slot);
+            let own = held.iter().find(|(slot, a)| a == address && !taken(*slot)).map(|(slot, _)| *slot);
+            let free = || (0..MAX_ENDPOINTS).find(|slot| !taken(*slot) && !wanted_later(*slot));
+            let Some(slot) = own.or_else(free) else { continue };
+            placed.push(Endpoint {
+                address: *address,
+                name: spec.to_string(),
+                host: host(spec),
+                health_port: spec.health_port,
+                slot,
+            });
+        }
+    }
+    placed
+}
+
+fn host(spec: &EndpointSpec) -> String {
+    match &spec.host {
+        Host::Name(name) => name.clone(),
+        Host::Addr(IpAddr::V4(ip)) => ip.to_string(),
+        Host::Addr(IpAddr::V6(ip)) => format!("[{ip}]"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolution(spec: &str, addresses: &[&str]) -> Resolution {
+        let parsed = addresses.iter().map(|a| a.parse().expect("an address")).collect();
+        Resolution { spec: spec.parse().expect("an endpoint"), addresses: Ok(parsed) }
+    }
+
+    fn slots(placed: &[Endpoint]) -> Vec<(String, u32)> {
+        placed.iter().map(|e| (e.address.to_string(), e.slot)).collect()
+    }
+
+    #[test]
+    fn an_address_keeps_its_slot_and_with_it_its_word() {
+        let held = [(0, "192.0.2.1:80".parse().expect("an address")), (1, "192.0.2.2:80".parse().expect("an address"))];
+        let now = [resolution("192.0.2.3:80", &["192.0.2.3:80"]), resolution("192.0.2.1:80", &["192.0.2.1:80"])];
+        assert_eq!(slots(&place(&now, &held)), [("192.0.2.3:80".into(), 1), ("192.0.2.1:80".into(), 0)]);
+    }
+
+    #[test]
+    fn addresses_are_placed_once_and_only_as_many_as_there_are_slots() {
+        let many: Vec<String> = (1..=20).map(|n| format!("192.0.2.{n}:80")).collect();
+        let texts: Vec<&str> = many.iter().map(String::as_str).collect();
+        let now = [resolution("gw:80", &texts), resolution("192.0.2.1:80", &["192.0.2.1:80"])];
+        let placed = place(&now, &[]);
+        assert_eq!(placed.len(), MAX_ENDPOINTS as usize);
+        let distinct: BTreeSet<u32> = placed.iter().map(|e| e.slot).collect();
+        assert_eq!(distinct.len(), placed.len());
+        let unresolved = Resolution { spec: "gw:80".parse().expect("an endpoint"), addresses: Err("no".into()) };
+        assert!(place(&[unresolved], &[]).is_empty());
+    }
+}
