@@ -1,2 +1,16 @@
-//! agent
-fn main() {}
+//! The one binary.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use lunar_agent::cli::{Cli, exit};
+
+fn main() -> ExitCode {
+    match Cli::parse().command.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            exit::code(&error)
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! The verdict of one `connect(2)`, carried out.
 
 use aya_ebpf::bindings::bpf_sock;
+use aya_log_ebpf::debug;
 use lunar_common::{
     abi::{Attachment, Connection, Control, MAX_SOCKETS, SOCKETS_MARGIN, flag, mark, nesting, phase},
     time::KtimeNs,
@@ -49,6 +50,15 @@ pub fn connect<H: SockAddr>(hook: &H) {
     };
     leave_mark(attachment, sk);
     count::verdict(attachment.target, reason);
+    // Compiled into nothing unless the agent logs at debug level: the level is read-only data.
+    debug!(
+        hook.context(),
+        "connect {:i}:{} of target {}: reason {}",
+        destination.address.octets(),
+        destination.port.to_host(),
+        attachment.target.wrapping_sub(1),
+        reason as u32
+    );
     count::flow(settings.flags, attachment.target, facts.slot(verdict.nth), reason, destination, now);
 }
 

@@ -71,12 +71,7 @@ pub fn run(command: ConfigCommand) -> anyhow::Result<()> {
 
 /// One line that says what would be in effect.
 fn summary(loaded: &Loaded) -> String {
-    let Config {
-        gateway,
-        policy,
-        targets,
-        ..
-    } = &loaded.config;
+    let Config { gateway, policy, targets, .. } = &loaded.config;
     let file = match &loaded.file {
         Some(path) => path.display().to_string(),
         None => "no file".to_owned(),
@@ -87,11 +82,7 @@ fn summary(loaded: &Loaded) -> String {
         gateway.handoff,
         gateway.tls,
         counted(targets.len(), "target", "targets"),
-        counted(
-            policy.allow.len() + policy.block.len(),
-            "policy entry",
-            "policy entries"
-        ),
+        counted(policy.allow.len() + policy.block.len(), "policy entry", "policy entries"),
         if policy.dry_run { ", dry run" } else { "" },
     )
 }
@@ -122,10 +113,7 @@ mod tests {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Examples:"), "{help}");
             // The handoffs that are not built have no place in the help.
-            assert!(
-                help.contains("destination: original-dst or proxy-protocol"),
-                "{help}"
-            );
+            assert!(help.contains("destination: original-dst or proxy-protocol"), "{help}");
         }
     }
 
@@ -163,10 +151,7 @@ mod tests {
 
     #[test]
     fn an_unusable_configuration_can_be_told_from_other_failures() {
-        let missing = ConfigArgs {
-            config: Some("/nonexistent/agent.toml".into()),
-            ..ConfigArgs::default()
-        };
+        let missing = ConfigArgs { config: Some("/nonexistent/agent.toml".into()), ..ConfigArgs::default() };
         let error = run(ConfigCommand::Check(missing)).expect_err("there is no such file");
         assert!(error.is::<crate::config::ConfigErrors>(), "{error:?}");
     }

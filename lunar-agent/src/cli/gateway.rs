@@ -99,16 +99,8 @@ mod tests {
         assert_eq!(all.health.map(|h| h.port()), Some(8040));
         assert_eq!(all.mark, 0x4c55);
         let least = options("--listen 127.0.0.1:0").expect("valid");
-        assert_eq!(
-            (least.accept_proxy, least.health, least.mark),
-            (false, None, 0)
-        );
-        assert_eq!(
-            options("--listen 127.0.0.1:0 --mark 7")
-                .expect("valid")
-                .mark,
-            7
-        );
+        assert_eq!((least.accept_proxy, least.health, least.mark), (false, None, 0));
+        assert_eq!(options("--listen 127.0.0.1:0 --mark 7").expect("valid").mark, 7);
     }
 
     #[test]

@@ -1,8 +1,110 @@
 //! The command line: one file for each verb, parsing and printing only.
 
+pub mod attach;
+pub mod cleanup;
 pub mod config;
+pub mod exit;
+pub mod failsafe;
 pub mod gateway;
+pub mod run;
 pub mod sources;
+pub mod status;
+mod table;
+
+use clap::{Parser, Subcommand};
 
 pub use config::ConfigCommand;
-pub use sources::ConfigArgs;
+pub use sources::{ConfigArgs, PlaceArgs};
+
+/// Sends a container's outbound API calls through a gateway, and straight to the provider while the gateway is in
+/// trouble
+#[derive(Debug, Parser)]
+#[command(
+    name = "lunar-agent",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  sudo lunar-agent run --gateway 127.0.0.1:8000 --handoff original-dst --target cgroup:/sys/fs/cgroup/system.slice/checkout.service
+  sudo lunar-agent status
+  sudo lunar-agent failsafe bypass
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not permitted."
+)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon in the foreground
+    Run(run::RunArgs),
+    /// Intercept more targets
+    Attach(attach::AttachArgs),
+    /// Leave targets alone again
+    Detach(attach::DetachArgs),
+    /// Show gateway, failsafe, targets and counters
+    Status(status::StatusArgs),
+    /// Show the breaker, or bypass the gateway by hand
+    #[command(subcommand)]
+    Failsafe(failsafe::FailsafeCommand),
+    /// Validate the configuration, or print what is in effect and why
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Run the embedded gateway: it forwards each connection to its original destination
+    Gateway(gateway::GatewayArgs),
+    /// Remove every pin and link that this program ever made; traffic goes direct
+    Cleanup(cleanup::CleanupArgs),
+}
+
+impl Command {
+    /// Carries the command out.
+    ///
+    /// # Errors
+    /// What went wrong; [`exit::code`] says which exit code that is.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Run(args) => args.run(),
+            Self::Attach(args) => args.run(),
+            Self::Detach(args) => args.run(),
+            Self::Status(args) => args.run(),
+            Self::Failsafe(command) => command.run(),
+            Self::Config(command) => config::run(command),
+            Self::Gateway(args) => Ok(runtime()?.block_on(args.run())?),
+            Self::Cleanup(args) => args.run(),
+        }
+    }
+}
+
+/// One thread: the daemon's work is a few calls a second.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    use anyhow::Context as _;
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed_and_every_verb_has_examples() {
+        Cli::command().debug_assert();
+        fn examples(command: &mut clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            if command.get_subcommands().next().is_none() {
+                assert!(command.render_long_help().to_string().contains("Examples:"), "{path}");
+            }
+            let names: Vec<String> = command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
+            for name in names.iter().filter(|n| *n != "help") {
+                examples(command.find_subcommand_mut(name).expect("it was listed"), &path);
+            }
+        }
+        examples(&mut Cli::command(), "");
+    }
+}

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::config::{ConfigFile, Flags, STANDARD_FILE, Sources};
+use crate::config::{Config, ConfigErrors, ConfigFile, Flags, Paths, STANDARD_FILE, Sources};
 
 /// The flags that set configuration, for every command that needs all of it.
 ///
@@ -50,6 +50,29 @@ impl ConfigArgs {
                 socket: self.socket,
             },
         }
+    }
+}
+
+/// Where a running agent, or what a dead one left, is to be found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct PlaceArgs {
+    /// The unix socket of the agent [default: /run/lunar/agent.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<String>,
+    /// Read paths.socket and paths.pins from this file [default: /etc/lunar/agent.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+impl PlaceArgs {
+    /// The agent's paths, from the same sources as the agent's own; nothing else of the configuration has to be right.
+    ///
+    /// # Errors
+    /// If the file or one of the paths is wrong.
+    pub fn paths(&self) -> Result<Paths, ConfigErrors> {
+        let args =
+            ConfigArgs { config: self.config.clone(), socket: self.socket.clone(), ..ConfigArgs::default() };
+        Config::load_paths(args.into_sources())
     }
 }
 

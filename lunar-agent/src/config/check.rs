@@ -31,18 +31,11 @@ enum Grade {
 
 impl Refusal {
     pub fn invalid(reason: impl ToString) -> Self {
-        Self {
-            grade: Grade::Invalid,
-            reason: reason.to_string(),
-            at: None,
-        }
+        Self { grade: Grade::Invalid, reason: reason.to_string(), at: None }
     }
 
     pub fn not_built(reason: impl ToString) -> Self {
-        Self {
-            grade: Grade::NotBuilt,
-            ..Self::invalid(reason)
-        }
+        Self { grade: Grade::NotBuilt, ..Self::invalid(reason) }
     }
 
     pub fn at(mut self, source: &Source) -> Self {
@@ -55,10 +48,7 @@ impl Refusal {
             RawValue::Refused => Grade::Reported,
             _ => Grade::Invalid,
         };
-        Self {
-            grade,
-            ..Self::invalid("is not of the type this key needs")
-        }
+        Self { grade, ..Self::invalid("is not of the type this key needs") }
     }
 }
 
@@ -131,18 +121,12 @@ impl<'a> Checker<'a> {
     /// The source of a key's effective value.
     pub fn source(&self, key: &str) -> Source {
         let stated = self.stated(key);
-        stated
-            .last()
-            .map_or(Source::Default, |located| located.source.clone())
+        stated.last().map_or(Source::Default, |located| located.source.clone())
     }
 
     /// Remembers for `config show` what is in effect and why.
     pub fn record(&mut self, key: String, value: &impl Shown, source: &Source) {
-        self.origins.push(Origin {
-            key,
-            value: value.shown(),
-            source: source.clone(),
-        });
+        self.origins.push(Origin { key, value: value.shown(), source: source.clone() });
     }
 
     /// Records a problem, unless it is of a kind that does not matter for this value.
@@ -215,27 +199,21 @@ pub(super) fn port(value: &RawValue) -> Result<u16, Refusal> {
     let number = integer(value)?;
     match u16::try_from(number) {
         Ok(port) if port != 0 => Ok(port),
-        _ => Err(Refusal::invalid(format!(
-            "{number} is not a port; use 1 to 65535"
-        ))),
+        _ => Err(Refusal::invalid(format!("{number} is not a port; use 1 to 65535"))),
     }
 }
 
 /// A duration within bounds, both included.
-pub(super) fn duration(
-    bounds: RangeInclusive<Duration>,
-) -> impl Fn(&RawValue) -> Result<Duration, Refusal> {
+pub(super) fn duration(bounds: RangeInclusive<Duration>) -> impl Fn(&RawValue) -> Result<Duration, Refusal> {
     move |value| {
         let text = text(value)?;
-        let duration = duration::parse(text)
-            .map_err(|reason| Refusal::invalid(format!("{text:?} {reason}")))?;
+        let duration =
+            duration::parse(text).map_err(|reason| Refusal::invalid(format!("{text:?} {reason}")))?;
         if bounds.contains(&duration) {
             return Ok(duration);
         }
         let (least, most) = (HumanDuration(*bounds.start()), HumanDuration(*bounds.end()));
-        Err(Refusal::invalid(format!(
-            "{text:?} is out of range; use {least} to {most}"
-        )))
+        Err(Refusal::invalid(format!("{text:?} is out of range; use {least} to {most}")))
     }
 }
 
@@ -245,8 +223,6 @@ pub(super) fn absolute_path(value: &RawValue) -> Result<PathBuf, Refusal> {
     if path.is_absolute() && !text.contains('\0') {
         Ok(path)
     } else {
-        Err(Refusal::invalid(format!(
-            "{text:?} is not an absolute path; begin it with /"
-        )))
+        Err(Refusal::invalid(format!("{text:?} is not an absolute path; begin it with /")))
     }
 }

@@ -71,11 +71,7 @@ keyword! {
 
 /// Checks a stack of layers, lowest first.
 pub(super) fn check(layers: &[Layer]) -> Result<(Config, Vec<Origin>), ConfigErrors> {
-    let mut c = Checker {
-        layers,
-        problems: Vec::new(),
-        origins: Vec::new(),
-    };
+    let mut c = Checker { layers, problems: Vec::new(), origins: Vec::new() };
     let config = config(&mut c);
     let mut problems = c.problems;
     if layers.iter().any(|layer| layer.incomplete) {
@@ -94,6 +90,26 @@ pub(super) fn check(layers: &[Layer]) -> Result<(Config, Vec<Origin>), ConfigErr
     }
 }
 
+/// Checks the paths alone. Of the other keys only a file that could not be read is a problem.
+pub(super) fn check_paths(layers: &[Layer]) -> Result<Paths, ConfigErrors> {
+    let mut c = Checker { layers, problems: Vec::new(), origins: Vec::new() };
+    let paths = paths(&mut c);
+    let mut problems = c.problems;
+    for layer in layers.iter().filter(|layer| layer.incomplete) {
+        problems.extend_from_slice(&layer.problems);
+    }
+    match paths {
+        Some(paths) if problems.is_empty() => Ok(paths),
+        _ => Err(ConfigErrors(problems)),
+    }
+}
+
+fn paths(c: &mut Checker<'_>) -> Option<Paths> {
+    let socket = c.value("paths.socket", check::absolute_path);
+    let pins = c.value("paths.pins", check::absolute_path);
+    Some(Paths { socket: socket?, pins: pins? })
+}
+
 /// Every section is checked before the first `?`, so that nothing that is wrong goes unsaid.
 fn config(c: &mut Checker<'_>) -> Option<Config> {
     let gateway = gateway::check(c);
@@ -102,8 +118,7 @@ fn config(c: &mut Checker<'_>) -> Option<Config> {
     c.refuse_reserved("relay", "the relay");
     let policy = policy(c);
     let targets = target::check(c);
-    let socket = c.value("paths.socket", check::absolute_path);
-    let pins = c.value("paths.pins", check::absolute_path);
+    let paths = paths(c);
     let log_level = c.value("log_level", log_level);
     Some(Config {
         gateway: gateway?,
@@ -111,10 +126,7 @@ fn config(c: &mut Checker<'_>) -> Option<Config> {
         failsafe: failsafe?,
         policy: policy?,
         targets: targets?,
-        paths: Paths {
-            socket: socket?,
-            pins: pins?,
-        },
+        paths: paths?,
         log_level: log_level?,
     })
 }
@@ -128,37 +140,26 @@ fn policy(c: &mut Checker<'_>) -> Option<Policy> {
     let quic = c.value("policy.quic", quic);
     let dry_run = c.value("policy.dry_run", check::boolean);
     quic?;
-    Some(Policy {
-        allow: allow?,
-        block: block?,
-        ports: ports?,
-        dry_run: dry_run?,
-    })
+    Some(Policy { allow: allow?, block: block?, ports: ports?, dry_run: dry_run? })
 }
 
 fn entries(c: &mut Checker<'_>, key: &'static str) -> Option<Vec<PolicyEntry>> {
-    let entries = c.list(key, |item| {
-        entry(&item.value).map_err(|refusal| vec![refusal])
-    })?;
+    let entries = c.list(key, |item| entry(&item.value).map_err(|refusal| vec![refusal]))?;
     let entries: Vec<_> = entries.into_iter().map(|(entry, _)| entry).collect();
     c.record(key.to_owned(), &entries, &c.source(key));
     Some(entries)
 }
 
 fn entry(value: &RawValue) -> Result<PolicyEntry, Refusal> {
-    check::text(value)?
-        .parse()
-        .map_err(|error: PolicyEntryError| match error.reason {
-            PolicyEntryProblem::Name => Refusal::not_built(error),
-            _ => Refusal::invalid(error),
-        })
+    check::text(value)?.parse().map_err(|error: PolicyEntryError| match error.reason {
+        PolicyEntryProblem::Name => Refusal::not_built(error),
+        _ => Refusal::invalid(error),
+    })
 }
 
 fn ports(c: &mut Checker<'_>) -> Option<Vec<u16>> {
     const KEY: &str = "policy.ports";
-    let ports = c.list(KEY, |item| {
-        check::port(&item.value).map_err(|refusal| vec![refusal])
-    })?;
+    let ports = c.list(KEY, |item| check::port(&item.value).map_err(|refusal| vec![refusal]))?;
     let source = c.source(KEY);
     if ports.is_empty() {
         let reason = "the list is empty, so nothing would be intercepted; name a port";
@@ -174,9 +175,7 @@ fn ports(c: &mut Checker<'_>) -> Option<Vec<u16>> {
 fn quic(value: &RawValue) -> Result<Quic, Refusal> {
     match check::parsed(value)? {
         Quic::Allow => Ok(Quic::Allow),
-        Quic::Refuse => Err(Refusal::not_built(
-            "\"refuse\" is not built yet; use quic = \"allow\"",
-        )),
+        Quic::Refuse => Err(Refusal::not_built("\"refuse\" is not built yet; use quic = \"allow\"")),
     }
 }
 
@@ -189,8 +188,8 @@ fn log_level(value: &RawValue) -> Result<LevelFilter, Refusal> {
         "info" => Ok(LevelFilter::INFO),
         "debug" => Ok(LevelFilter::DEBUG),
         "trace" => Ok(LevelFilter::TRACE),
-        _ => Err(Refusal::invalid(format!(
-            "{text:?} is not known; use off, error, warn, info, debug, trace"
-        ))),
+        _ => {
+            Err(Refusal::invalid(format!("{text:?} is not known; use off, error, warn, info, debug, trace")))
+        }
     }
 }

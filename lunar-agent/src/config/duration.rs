@@ -17,9 +17,8 @@ pub(super) fn parse(text: &str) -> Result<Duration, String> {
             "is longer than {MAX_TEXT_LEN} characters; write it as \"500ms\", \"1.5s\" or \"10m\""
         ));
     }
-    humantime::parse_duration(text).map_err(|error| {
-        format!("is not a duration: {error}; write it as \"500ms\", \"1.5s\" or \"10m\"")
-    })
+    humantime::parse_duration(text)
+        .map_err(|error| format!("is not a duration: {error}; write it as \"500ms\", \"1.5s\" or \"10m\""))
 }
 
 /// Shows a duration exactly, in the units a person would choose; [`humantime`] and the configuration can read it back.
@@ -82,15 +81,7 @@ mod tests {
 
     #[test]
     fn refuses_what_has_no_unit_or_no_end() {
-        for text in [
-            "",
-            "1",
-            "abc",
-            "-1s",
-            "1.s",
-            "1 parsec",
-            "18446744073709551615s1000ms",
-        ] {
+        for text in ["", "1", "abc", "-1s", "1.s", "1 parsec", "18446744073709551615s1000ms"] {
             assert!(parse(text).is_err(), "{text}");
         }
         assert_eq!(parse("1.5s"), Ok(Duration::from_millis(1500)));

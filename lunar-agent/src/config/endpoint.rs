@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 /// The most endpoints a gateway can have. The kernel's table of endpoints has a fixed size, and a loop over it is verified in full.
-pub const MAX_ENDPOINTS: usize = 16;
+pub const MAX_ENDPOINTS: usize = lunar_common::abi::MAX_ENDPOINTS as usize;
 
 /// A host, by name or by address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -65,10 +65,7 @@ impl FromStr for EndpointSpec {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let endpoint = text.trim();
-        parse(endpoint).map_err(|reason| EndpointError {
-            endpoint: endpoint.to_owned(),
-            reason,
-        })
+        parse(endpoint).map_err(|reason| EndpointError { endpoint: endpoint.to_owned(), reason })
     }
 }
 
@@ -135,9 +132,7 @@ fn host_name(text: &str) -> Option<String> {
     let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     let label_is_good = |label: &str| {
         (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };

@@ -32,10 +32,8 @@ pub struct Failsafe {
 pub(super) fn check(c: &mut Checker<'_>) -> Option<Failsafe> {
     let attempts = c.value("failsafe.enter_cooldown_after_attempts", attempts);
     let seconds = c.value("failsafe.exit_cooldown_after_sec", cooldown_seconds);
-    let lease = c.value(
-        "failsafe.lease",
-        check::duration(Duration::from_millis(500)..=Duration::from_secs(60)),
-    );
+    let lease =
+        c.value("failsafe.lease", check::duration(Duration::from_millis(500)..=Duration::from_secs(60)));
     let on_stop = c.value("failsafe.on_stop", check::parsed);
     Some(Failsafe {
         enter_cooldown_after_attempts: attempts?,
@@ -49,9 +47,7 @@ fn attempts(value: &RawValue) -> Result<u8, Refusal> {
     let number = check::integer(value)?;
     match u8::try_from(number) {
         Ok(attempts @ 1..=100) => Ok(attempts),
-        _ => Err(Refusal::invalid(format!(
-            "{number} is out of range; use 1 to 100"
-        ))),
+        _ => Err(Refusal::invalid(format!("{number} is out of range; use 1 to 100"))),
     }
 }
 
@@ -60,8 +56,6 @@ fn cooldown_seconds(value: &RawValue) -> Result<f64, Refusal> {
     if (0.1..=86_400.0).contains(&seconds) {
         Ok(seconds)
     } else {
-        Err(Refusal::invalid(format!(
-            "{seconds} is out of range; use 0.1 to 86400 seconds"
-        )))
+        Err(Refusal::invalid(format!("{seconds} is out of range; use 0.1 to 86400 seconds")))
     }
 }

@@ -49,19 +49,12 @@ impl Reader<'_> {
     }
 
     fn source(&self, line: usize) -> Source {
-        Source::File {
-            path: self.path.to_owned(),
-            line,
-        }
+        Source::File { path: self.path.to_owned(), line }
     }
 
     fn complain(&mut self, key: String, line: usize, reason: String) {
         let source = self.source(line);
-        self.layer.problems.push(Problem {
-            key,
-            source,
-            reason,
-        });
+        self.layer.problems.push(Problem { key, source, reason });
     }
 
     fn section(&mut self, section: &str, table: &DeTable<'_>) {
@@ -75,9 +68,7 @@ impl Reader<'_> {
                 Some(field) => {
                     let value = self.value(field.key, field.kind, line, value);
                     let source = self.source(line);
-                    self.layer
-                        .values
-                        .insert(field.key, Located { value, source });
+                    self.layer.values.insert(field.key, Located { value, source });
                 }
                 None if self.damaged.contains(&line) => {}
                 None if plain && !schema::keys_within(&key).is_empty() => match value.get_ref() {
@@ -93,55 +84,34 @@ impl Reader<'_> {
     }
 
     fn unknown(&mut self, section: &str, name: &Name<'_>, line: usize, known: &[&str]) {
-        let place = if section.is_empty() {
-            "the top level has".to_owned()
-        } else {
-            format!("{section} has")
-        };
+        let place =
+            if section.is_empty() { "the top level has".to_owned() } else { format!("{section} has") };
         let reason = format!("unknown key; {place} {}", known.join(", "));
         self.complain(join(section, name.get_ref()), line, reason);
     }
 
     /// `line` is where the value's key stands.
-    fn value(
-        &mut self,
-        key: &str,
-        kind: Kind,
-        line: usize,
-        value: &Spanned<DeValue<'_>>,
-    ) -> RawValue {
+    fn value(&mut self, key: &str, kind: Kind, line: usize, value: &Spanned<DeValue<'_>>) -> RawValue {
         if self.damaged.contains(&line) {
             return RawValue::Refused;
         }
         let read = match (kind, value.get_ref()) {
             (Kind::Reserved, _) => Some(RawValue::Reserved),
-            (Kind::Text | Kind::Duration, DeValue::String(text)) => {
-                Some(RawValue::Text(text.to_string()))
-            }
+            (Kind::Text | Kind::Duration, DeValue::String(text)) => Some(RawValue::Text(text.to_string())),
             (Kind::Bool, DeValue::Boolean(value)) => Some(RawValue::Bool(*value)),
             (Kind::Integer, DeValue::Integer(digits)) => {
-                i64::from_str_radix(digits.as_str(), digits.radix())
-                    .ok()
-                    .map(RawValue::Integer)
+                i64::from_str_radix(digits.as_str(), digits.radix()).ok().map(RawValue::Integer)
             }
-            (Kind::Number, DeValue::Integer(digits)) => {
-                i64::from_str_radix(digits.as_str(), digits.radix())
-                    .ok()
-                    .map(|value| RawValue::Number(value as f64))
-            }
-            (Kind::Number, DeValue::Float(digits)) => {
-                digits.as_str().parse().ok().map(RawValue::Number)
-            }
+            (Kind::Number, DeValue::Integer(digits)) => i64::from_str_radix(digits.as_str(), digits.radix())
+                .ok()
+                .map(|value| RawValue::Number(value as f64)),
+            (Kind::Number, DeValue::Float(digits)) => digits.as_str().parse().ok().map(RawValue::Number),
             (Kind::Texts, DeValue::Array(items)) => Some(self.list(key, Kind::Text, &[], items)),
-            (Kind::Integers, DeValue::Array(items)) => {
-                Some(self.list(key, Kind::Integer, &[], items))
-            }
+            (Kind::Integers, DeValue::Array(items)) => Some(self.list(key, Kind::Integer, &[], items)),
             (Kind::Endpoints, DeValue::Array(items)) => {
                 Some(self.list(key, Kind::Text, ENDPOINT_KEYS, items))
             }
-            (Kind::Targets, DeValue::Array(items)) => {
-                Some(self.list(key, Kind::Targets, TARGET_KEYS, items))
-            }
+            (Kind::Targets, DeValue::Array(items)) => Some(self.list(key, Kind::Targets, TARGET_KEYS, items)),
             _ => None,
         };
         read.unwrap_or_else(|| {
@@ -206,16 +176,8 @@ fn is_empty_table(value: &Spanned<DeValue<'_>>) -> bool {
 
 fn join(section: &str, name: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    let name = if !name.is_empty() && name.chars().all(bare) {
-        name.to_owned()
-    } else {
-        format!("{name:?}")
-    };
-    if section.is_empty() {
-        name
-    } else {
-        format!("{section}.{name}")
-    }
+    let name = if !name.is_empty() && name.chars().all(bare) { name.to_owned() } else { format!("{name:?}") };
+    if section.is_empty() { name } else { format!("{section}.{name}") }
 }
 
 fn describe(value: &DeValue<'_>) -> String {

@@ -124,8 +124,7 @@ fn endpoints(c: &mut Checker<'_>) -> Option<Vec<EndpointSpec>> {
     }
     let mut distinct: Vec<EndpointSpec> = Vec::with_capacity(count);
     for (endpoint, source) in endpoints {
-        let same =
-            |other: &EndpointSpec| other.host == endpoint.host && other.port == endpoint.port;
+        let same = |other: &EndpointSpec| other.host == endpoint.host && other.port == endpoint.port;
         if distinct.iter().any(same) {
             let reason = format!("{:?} is given twice; remove one", endpoint.to_string());
             c.refuse(KEY, &source, Refusal::invalid(reason), true);
@@ -153,17 +152,13 @@ fn endpoint(item: &Located) -> Result<EndpointSpec, Vec<Refusal>> {
         }
     }
     let address = match table.get("address") {
-        Some(address) => check::parsed::<EndpointSpec>(&address.value)
-            .map_err(|refusal| refusal.at(&address.source)),
-        None => Err(Refusal::invalid(
-            "an endpoint lacks its address; write { address = \"HOST:PORT\" }",
-        )),
+        Some(address) => {
+            check::parsed::<EndpointSpec>(&address.value).map_err(|refusal| refusal.at(&address.source))
+        }
+        None => Err(Refusal::invalid("an endpoint lacks its address; write { address = \"HOST:PORT\" }")),
     };
     match address {
-        Ok(endpoint) if refusals.is_empty() => Ok(EndpointSpec {
-            health_port,
-            ..endpoint
-        }),
+        Ok(endpoint) if refusals.is_empty() => Ok(EndpointSpec { health_port, ..endpoint }),
         Ok(_) => Err(refusals),
         Err(refusal) => {
             refusals.push(refusal);
@@ -189,9 +184,7 @@ fn tls(value: &RawValue) -> Result<Tls, Refusal> {
         Tls::Direct => Ok(Tls::Direct),
         tls => {
             let word = tls.to_string();
-            Err(Refusal::not_built(format!(
-                "{word:?} is not built yet; use tls = \"direct\""
-            )))
+            Err(Refusal::not_built(format!("{word:?} is not built yet; use tls = \"direct\"")))
         }
     }
 }
@@ -199,9 +192,9 @@ fn tls(value: &RawValue) -> Result<Tls, Refusal> {
 fn supports_tls(value: &RawValue) -> Result<bool, Refusal> {
     match check::boolean(value)? {
         false => Ok(false),
-        true => Err(Refusal::not_built(
-            "true: https to the gateway is not built yet; use supports_tls = false",
-        )),
+        true => {
+            Err(Refusal::not_built("true: https to the gateway is not built yet; use supports_tls = false"))
+        }
     }
 }
 

@@ -55,17 +55,9 @@ pub(super) fn check(c: &mut Checker<'_>) -> Option<Health> {
         "gateway.health.interval",
         check::duration(Duration::from_millis(100)..=Duration::from_secs(3600)),
     );
-    let timeout = c.value(
-        "gateway.health.timeout",
-        check::duration(Duration::from_millis(1)..=Duration::from_secs(60)),
-    );
-    Some(Health {
-        kind: kind?,
-        port: port?,
-        path: path?,
-        interval: interval?,
-        timeout: timeout?,
-    })
+    let timeout = c
+        .value("gateway.health.timeout", check::duration(Duration::from_millis(1)..=Duration::from_secs(60)));
+    Some(Health { kind: kind?, port: port?, path: path?, interval: interval?, timeout: timeout? })
 }
 
 /// The path ends up in a request line, where a space or a line break would change the request.
@@ -99,11 +91,7 @@ mod tests {
             (HealthKind::Auto, Handoff::ProxyProtocol, HealthKind::Tcp),
             (HealthKind::Auto, Handoff::Connect, HealthKind::Tcp),
             (HealthKind::Http, Handoff::OriginalDst, HealthKind::Http),
-            (
-                HealthKind::Handshake,
-                Handoff::OriginalDst,
-                HealthKind::Handshake,
-            ),
+            (HealthKind::Handshake, Handoff::OriginalDst, HealthKind::Handshake),
             (HealthKind::Tcp, Handoff::Lunar, HealthKind::Tcp),
         ] {
             assert_eq!(health(kind).effective(handoff), effective);

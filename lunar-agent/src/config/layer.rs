@@ -132,9 +132,7 @@ impl Layer {
                 layer.values.insert(key, Located { value, source });
             }
         };
-        put("gateway.endpoints", "--gateway", &|source| {
-            many(&flags.gateway, source)
-        });
+        put("gateway.endpoints", "--gateway", &|source| many(&flags.gateway, source));
         put("gateway.handoff", "--handoff", &|_| one(&flags.handoff));
         put("target", "--target", &|source| many(&flags.target, source));
         put("paths.socket", "--socket", &|_| one(&flags.socket));
@@ -143,11 +141,7 @@ impl Layer {
 
     /// Records a value that is present but refused.
     pub fn refuse(&mut self, field: &Field, source: Source, reason: String) {
-        self.problems.push(Problem {
-            key: field.key.to_owned(),
-            source: source.clone(),
-            reason,
-        });
+        self.problems.push(Problem { key: field.key.to_owned(), source: source.clone(), reason });
         let value = RawValue::Refused;
         self.values.insert(field.key, Located { value, source });
     }
@@ -166,17 +160,12 @@ impl Layer {
 fn from_text(kind: Kind, text: &str, source: &Source) -> Result<RawValue, String> {
     let items = || text.split(',').filter(|_| !text.is_empty()).map(str::trim);
     let integer = |text: &str| {
-        text.parse()
-            .map(RawValue::Integer)
-            .map_err(|_| format!("{text:?} is not a whole number"))
+        text.parse().map(RawValue::Integer).map_err(|_| format!("{text:?} is not a whole number"))
     };
     match kind {
         Kind::Text | Kind::Duration => Ok(RawValue::Text(text.to_owned())),
         Kind::Integer => integer(text),
-        Kind::Number => text
-            .parse()
-            .map(RawValue::Number)
-            .map_err(|_| format!("{text:?} is not a number")),
+        Kind::Number => text.parse().map(RawValue::Number).map_err(|_| format!("{text:?} is not a number")),
         // The gateway's own variables use 0 and 1.
         Kind::Bool => match text.to_ascii_lowercase().as_str() {
             "true" | "1" => Ok(RawValue::Bool(true)),
@@ -185,12 +174,7 @@ fn from_text(kind: Kind, text: &str, source: &Source) -> Result<RawValue, String
         },
         Kind::Texts | Kind::Endpoints | Kind::Targets => Ok(texts_from(items(), source)),
         Kind::Integers => items()
-            .map(|item| {
-                integer(item).map(|value| Located {
-                    value,
-                    source: source.clone(),
-                })
-            })
+            .map(|item| integer(item).map(|value| Located { value, source: source.clone() }))
             .collect::<Result<_, _>>()
             .map(RawValue::List),
         Kind::Reserved => Ok(RawValue::Reserved),
@@ -200,10 +184,7 @@ fn from_text(kind: Kind, text: &str, source: &Source) -> Result<RawValue, String
 fn texts_from<'a>(texts: impl Iterator<Item = &'a str>, source: &Source) -> RawValue {
     RawValue::List(
         texts
-            .map(|text| Located {
-                value: RawValue::Text(text.to_owned()),
-                source: source.clone(),
-            })
+            .map(|text| Located { value: RawValue::Text(text.to_owned()), source: source.clone() })
             .collect(),
     )
 }

@@ -77,47 +77,50 @@ impl Config {
     /// # Errors
     /// Everything that is wrong, in every source, at once.
     pub fn load(sources: Sources) -> Result<Loaded, ConfigErrors> {
-        let Sources { file, env, flags } = sources;
-        let (path, named) = match file {
-            ConfigFile::Named(path) => (path, true),
-            ConfigFile::Standard(path) => (path, false),
-        };
-        let mut read = None;
-        let mut from_file = Layer::default();
-        match std::fs::read_to_string(&path) {
-            Ok(text) => {
-                from_file = file::parse(&path, &text);
-                read = Some(path);
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound && !named => {}
-            Err(error) => {
-                let source = match named {
-                    true => Source::Flag { name: "--config" },
-                    false => Source::Default,
-                };
-                let path = path.display();
-                from_file.incomplete = true;
-                from_file.problems.push(Problem {
-                    key: "config".to_owned(),
-                    source,
-                    reason: format!("{path} cannot be read: {error}; name a file that can be"),
-                });
-            }
-        }
-        let layers = [
-            Layer::defaults(),
-            from_file,
-            Layer::from_env(env),
-            Layer::from_flags(&flags),
-        ];
+        let (layers, file) = layers(sources);
         let (config, origins) = checked::check(&layers)?;
-        Ok(Loaded {
-            config,
-            origins,
-            file: read,
-        })
+        Ok(Loaded { config, origins, file })
+    }
+
+    /// Reads just the agent's paths, for the commands that talk to one: whatever else is wrong is the agent's to say.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or a path is wrong.
+    pub fn load_paths(sources: Sources) -> Result<Paths, ConfigErrors> {
+        let (layers, _) = layers(sources);
+        checked::check_paths(&layers)
     }
 }
 
-#[cfg(test)]
-mod tests;
+/// All layers, lowest first, and the file that was read.
+fn layers(sources: Sources) -> ([Layer; 4], Option<PathBuf>) {
+    let Sources { file, env, flags } = sources;
+    let (path, named) = match file {
+        ConfigFile::Named(path) => (path, true),
+        ConfigFile::Standard(path) => (path, false),
+    };
+    let mut read = None;
+    let mut from_file = Layer::default();
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            from_file = file::parse(&path, &text);
+            read = Some(path);
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound && !named => {}
+        Err(error) => {
+            let source = match named {
+                true => Source::Flag { name: "--config" },
+                false => Source::Default,
+            };
+            let path = path.display();
+            from_file.incomplete = true;
+            from_file.problems.push(Problem {
+                key: "config".to_owned(),
+                source,
+                reason: format!("{path} cannot be read: {error}; name a file that can be"),
+            });
+        }
+    }
+    let layers = [Layer::defaults(), from_file, Layer::from_env(env), Layer::from_flags(&flags)];
+    (layers, read)
+}

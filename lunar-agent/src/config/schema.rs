@@ -30,20 +30,11 @@ pub(super) struct Field {
 }
 
 const fn field(key: &'static str, kind: Kind, default: &'static str) -> Field {
-    Field {
-        key,
-        kind,
-        default: Some(default),
-        env: None,
-        in_file: true,
-    }
+    Field { key, kind, default: Some(default), env: None, in_file: true }
 }
 
 const fn reserved(key: &'static str) -> Field {
-    Field {
-        default: None,
-        ..field(key, Kind::Reserved, "")
-    }
+    Field { default: None, ..field(key, Kind::Reserved, "") }
 }
 
 impl Field {
@@ -75,8 +66,7 @@ pub(super) static FIELDS: [Field; 29] = [
     field("gateway.health.timeout", Kind::Duration, "500ms"),
     field("failsafe.enter_cooldown_after_attempts", Kind::Integer, "5")
         .env("LUNAR_ENTER_COOLDOWN_AFTER_ATTEMPTS"),
-    field("failsafe.exit_cooldown_after_sec", Kind::Number, "10")
-        .env("LUNAR_EXIT_COOLDOWN_AFTER_SEC"),
+    field("failsafe.exit_cooldown_after_sec", Kind::Number, "10").env("LUNAR_EXIT_COOLDOWN_AFTER_SEC"),
     field("failsafe.lease", Kind::Duration, "3s"),
     field("failsafe.on_stop", Kind::Text, "keep"),
     reserved("relay"),
@@ -90,14 +80,11 @@ pub(super) static FIELDS: [Field; 29] = [
     field("target", Kind::Targets, ""),
     field("paths.socket", Kind::Text, "/run/lunar/agent.sock").env("LUNAR_SOCKET"),
     field("paths.pins", Kind::Text, "/sys/fs/bpf/lunar"),
-    field("log_level", Kind::Text, "info")
-        .env("LUNAR_INTERCEPTOR_LOG_LEVEL")
-        .not_in_file(),
+    field("log_level", Kind::Text, "info").env("LUNAR_INTERCEPTOR_LOG_LEVEL").not_in_file(),
 ];
 
 /// The keys of an endpoint that is written as a table.
-pub(super) const ENDPOINT_KEYS: &[(&str, Kind)] =
-    &[("address", Kind::Text), ("health_port", Kind::Integer)];
+pub(super) const ENDPOINT_KEYS: &[(&str, Kind)] = &[("address", Kind::Text), ("health_port", Kind::Integer)];
 
 /// The keys of a `[[target]]`.
 pub(super) const TARGET_KEYS: &[(&str, Kind)] = &[
@@ -147,9 +134,7 @@ impl Kind {
             Self::Bool => "true or false",
             Self::Texts => "a list of texts",
             Self::Integers => "a list of whole numbers",
-            Self::Endpoints => {
-                "a list of \"HOST:PORT\" or { address = \"HOST:PORT\", health_port = N }"
-            }
+            Self::Endpoints => "a list of \"HOST:PORT\" or { address = \"HOST:PORT\", health_port = N }",
             Self::Targets => "[[target]] tables",
             Self::Reserved => "nothing",
         }

@@ -71,11 +71,7 @@ shown_as_it_is!(bool, u8, u16);
 impl Shown for f64 {
     /// A whole number of seconds is shown without a fraction, as it was most likely written.
     fn shown(&self) -> Value {
-        if self.fract() == 0.0 && self.abs() < 1e9 {
-            json!(*self as i64)
-        } else {
-            json!(self)
-        }
+        if self.fract() == 0.0 && self.abs() < 1e9 { json!(*self as i64) } else { json!(self) }
     }
 }
 
@@ -148,15 +144,8 @@ mod tests {
     use super::*;
 
     fn origins() -> Vec<Origin> {
-        let file = |line| Source::File {
-            path: "/etc/lunar/agent.toml".into(),
-            line,
-        };
-        let origin = |key: &str, value, source| Origin {
-            key: key.to_owned(),
-            value,
-            source,
-        };
+        let file = |line| Source::File { path: "/etc/lunar/agent.toml".into(), line };
+        let origin = |key: &str, value, source| Origin { key: key.to_owned(), value, source };
         vec![
             origin("gateway.handoff", Handoff::OriginalDst.shown(), file(3)),
             origin("policy.ports", vec![80u16, 443].shown(), Source::Default),

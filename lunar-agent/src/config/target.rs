@@ -42,9 +42,8 @@ fn target(item: &Located) -> Result<TargetSpec, Vec<Refusal>> {
     let given = table.keys().filter(|&&key| key != "name").count();
     if given != 1 {
         let found = if given == 0 { "none" } else { "more than one" };
-        refusals.push(Refusal::invalid(format!(
-            "a target needs exactly one of cgroup and pid, and has {found}"
-        )));
+        refusals
+            .push(Refusal::invalid(format!("a target needs exactly one of cgroup and pid, and has {found}")));
     }
     match selectors.pop() {
         Some(selector) if refusals.is_empty() => Ok(named(name, selector)),
@@ -53,10 +52,7 @@ fn target(item: &Located) -> Result<TargetSpec, Vec<Refusal>> {
 }
 
 fn named(name: Option<String>, selector: Selector) -> TargetSpec {
-    TargetSpec {
-        name: name.unwrap_or_else(|| selector.to_string()),
-        selector,
-    }
+    TargetSpec { name: name.unwrap_or_else(|| selector.to_string()), selector }
 }
 
 fn selector(key: &str, value: &RawValue) -> Result<Selector, Refusal> {

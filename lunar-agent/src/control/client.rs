@@ -14,7 +14,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// No agent listens.
-    #[error("no agent answers at {path}: {source}; start one with `lunar-agent run`, or name its socket with --socket")]
+    #[error(
+        "no agent answers at {path}: {source}; start one with `lunar-agent run`, or name its socket with --socket"
+    )]
     NoAgent {
         /// The socket.
         path: String,
@@ -53,7 +55,8 @@ pub async fn ask(path: &Path, request: &Request) -> Result<Answer, AskError> {
         let request = encode(request).map_err(|e| no_answer(e.to_string()))?;
         messages.send(request).await.map_err(|e| no_answer(e.to_string()))?;
         match messages.next().await {
-            Some(Ok(bytes)) => serde_json::from_slice(&bytes).map_err(|e| no_answer(format!("it speaks another version: {e}"))),
+            Some(Ok(bytes)) => serde_json::from_slice(&bytes)
+                .map_err(|e| no_answer(format!("it speaks another version: {e}"))),
             Some(Err(e)) => Err(no_answer(e.to_string())),
             None => Err(no_answer("it closed the connection".into())),
         }

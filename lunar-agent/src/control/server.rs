@@ -82,7 +82,9 @@ async fn client(stream: UnixStream, asks: mpsc::Sender<Ask>, _place: OwnedSemaph
             let Ok(answer) = receive.await else { return };
             answer
         }
-        Err(e) => Answer::Refused { reason: format!("not a request that this agent knows: {e}"), usage: true },
+        Err(e) => {
+            Answer::Refused { reason: format!("not a request that this agent knows: {e}"), usage: true }
+        }
     };
     let sent = match encode(&answer) {
         Ok(bytes) => timeout(PATIENCE, messages.send(bytes)).await.map_err(|_| "took no answer".to_owned()),

@@ -195,7 +195,10 @@ pub fn read(
         targets,
         losses: Losses {
             events: totals.events_lost,
-            records: totals.records_written.saturating_sub(gone).saturating_sub(lunar_common::abi::MAX_RECORDS.into()),
+            records: totals
+                .records_written
+                .saturating_sub(gone)
+                .saturating_sub(lunar_common::abi::MAX_RECORDS.into()),
             sockets_full: totals.sockets_full,
             storage: totals.storage_failed,
             headers: totals.headers_failed,
@@ -207,7 +210,9 @@ fn held_back(state: &State, slot: u32, known: &[Option<String>]) -> Option<Strin
     let unready = state.unready() >> slot & 1 != 0;
     unready.then(|| {
         let reason = known.get(slot as usize).cloned().flatten();
-        reason.unwrap_or_else(|| "takes no connection: nothing would tell it the original destination".to_owned())
+        reason.unwrap_or_else(|| {
+            "takes no connection: nothing would tell it the original destination".to_owned()
+        })
     })
 }
 

@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use lunar_common::{
-    abi::{self, Event, MAX_ENDPOINTS, Settings, event, flag, handoff},
+    abi::{Event, MAX_ENDPOINTS, Settings, event, flag, handoff},
     failsafe::{Cell, Word},
     net::Destination,
     time::KtimeNs,
@@ -151,10 +151,14 @@ impl Agent {
             tracing::warn!("bypassed by hand: everything goes direct until `lunar-agent failsafe resume`");
         }
         if !self.capabilities.can_read_kernel_structs() {
-            tracing::warn!("without CAP_PERFMON, IPv6-only sockets that connect to v4-mapped addresses are not told apart");
+            tracing::warn!(
+                "without CAP_PERFMON, IPv6-only sockets that connect to v4-mapped addresses are not told apart"
+            );
         }
         if !self.capabilities.can_copy_sockets() {
-            tracing::warn!("without CAP_SYS_PTRACE, a local gateway that stopped listening is noticed by failures only");
+            tracing::warn!(
+                "without CAP_SYS_PTRACE, a local gateway that stopped listening is noticed by failures only"
+            );
         }
     }
 
@@ -285,7 +289,11 @@ impl Agent {
         match e.kind {
             event::OPENED => {
                 let left = Word(e.word).deadline().map_or(0, |d| d.since(now()).0 / 1_000_000);
-                tracing::warn!(endpoint, cooldown_ms = left, "failsafe opened by connects: traffic goes direct");
+                tracing::warn!(
+                    endpoint,
+                    cooldown_ms = left,
+                    "failsafe opened by connects: traffic goes direct"
+                );
             }
             event::CLOSED => tracing::info!(endpoint, "failsafe closed by a connect: traffic is redirected"),
             event::CONNECT_FAILED => tracing::warn!(endpoint, target, %provider, "redirected connect failed"),
@@ -351,7 +359,10 @@ async fn first_resolution(config: &Config) -> Vec<Resolution> {
     let specs = config.gateway.endpoints.clone();
     let all = futures_util::future::join_all(specs.iter().cloned().map(endpoint::resolve));
     let resolutions = tokio::time::timeout(FIRST_RESOLUTION, all).await.unwrap_or_else(|_| {
-        let late = |spec| Resolution { spec, addresses: Err(format!("no answer from DNS within {FIRST_RESOLUTION:?}")) };
+        let late = |spec| Resolution {
+            spec,
+            addresses: Err(format!("no answer from DNS within {FIRST_RESOLUTION:?}")),
+        };
         specs.into_iter().map(late).collect()
     });
     for reason in resolutions.iter().filter_map(|r| r.addresses.as_ref().err()) {
@@ -450,4 +461,4 @@ fn trim_heap() {
     }
 }
 
-const _: () = assert!(abi::MAX_ENDPOINTS <= u8::MAX as u32);
+const _: () = assert!(MAX_ENDPOINTS <= u8::MAX as u32);

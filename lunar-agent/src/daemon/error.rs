@@ -53,9 +53,6 @@ pub enum DaemonError {
 impl DaemonError {
     /// Whether a person has to change the configuration.
     pub const fn is_usage(&self) -> bool {
-        matches!(
-            self,
-            Self::Target { .. } | Self::Targets(_) | Self::Policy(_) | Self::GatewayProcess(_)
-        )
+        matches!(self, Self::Target { .. } | Self::Targets(_) | Self::Policy(_) | Self::GatewayProcess(_))
     }
 }

@@ -105,7 +105,8 @@ impl Agent {
     }
 
     fn watch_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), KernelError> {
-        let local = endpoint.address.ip().is_loopback() || self.own_addresses.contains(&endpoint.address.ip());
+        let local =
+            endpoint.address.ip().is_loopback() || self.own_addresses.contains(&endpoint.address.ip());
         let held = if local { self.look_for_listeners(endpoint)? } else { Vec::new() };
         if self.config.gateway.handoff != Handoff::OriginalDst {
             return Ok(());
@@ -187,9 +188,11 @@ impl Agent {
 
     fn answer_where_it_listens(&mut self, held: &[Held]) -> Result<(), String> {
         if held.is_empty() {
-            return Err("no process of this network namespace listens there, so nothing can tell it the original \
+            return Err(
+                "no process of this network namespace listens there, so nothing can tell it the original \
                         destination; start it, or set gateway.process"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         let pids: BTreeSet<u32> = held.iter().map(|h| h.pid).collect();
         let cgroups: Vec<Cgroup> = pids

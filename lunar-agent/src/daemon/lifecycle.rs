@@ -39,7 +39,8 @@ impl Agent {
     /// new programs without a gap, those that are no longer wanted are detached.
     pub(super) fn take_over(&mut self, wanted: Vec<(String, Cgroup)>) -> Result<(), DaemonError> {
         let pinned = self.state.targets()?;
-        let slot_of = |cgroup: &Cgroup| pinned.iter().find(|(_, e)| e.cgroup_id == cgroup.id).map(|(slot, _)| *slot);
+        let slot_of =
+            |cgroup: &Cgroup| pinned.iter().find(|(_, e)| e.cgroup_id == cgroup.id).map(|(slot, _)| *slot);
         for (name, cgroup) in wanted {
             let slot = slot_of(&cgroup);
             self.targets.add(name, cgroup, slot)?;
@@ -54,7 +55,10 @@ impl Agent {
             }
         }
         for (slot, entry) in pinned.iter().filter(|(slot, _)| !kept.contains(slot)) {
-            tracing::info!(target = crate::kernel::layout::text(&entry.name, entry.name_len), "no longer a target");
+            tracing::info!(
+                target = crate::kernel::layout::text(&entry.name, entry.name_len),
+                "no longer a target"
+            );
             self.state.set_target(*slot, None)?;
         }
         for target in self.targets.iter().cloned().collect::<Vec<_>>() {
@@ -77,7 +81,8 @@ impl Agent {
         entry.path_len = put_text(&mut entry.path, &target.cgroup.path.to_string_lossy());
         self.state.set_target(target.slot, Some(entry))?;
         let owner = Owner::Target(target.slot);
-        let attached = attach::attach(&self.pins, &mut self.state, &self.generation, owner, &target.cgroup, attachment);
+        let attached =
+            attach::attach(&self.pins, &mut self.state, &self.generation, owner, &target.cgroup, attachment);
         if let Err(e) = attached {
             self.state.set_target(target.slot, None)?;
             return Err(e);

@@ -21,21 +21,16 @@ use crate::{
 };
 use agent::Agent;
 
-/// The signals that concern a daemon.
+/// The signals that end a daemon.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    hang_up: Signal,
 }
 
 impl Signals {
     fn new() -> Result<Self, DaemonError> {
         let on = |kind| signal(kind).map_err(DaemonError::Signals);
-        Ok(Self {
-            terminate: on(SignalKind::terminate())?,
-            interrupt: on(SignalKind::interrupt())?,
-            hang_up: on(SignalKind::hangup())?,
-        })
+        Ok(Self { terminate: on(SignalKind::terminate())?, interrupt: on(SignalKind::interrupt())? })
     }
 
     async fn stop(&mut self) -> &'static str {
@@ -52,6 +47,7 @@ impl Signals {
 /// What kept it from starting.
 pub async fn run(config: Config) -> Result<(), DaemonError> {
     let mut signals = Signals::new()?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(DaemonError::Signals)?;
     let on_stop = config.failsafe.on_stop;
     let socket = config.paths.socket.clone();
     let mut agent = tokio::select! {
@@ -61,8 +57,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
             return Ok(());
         }
     };
-    let listener = server::listen(&socket)
-        .map_err(|source| DaemonError::Socket { path: socket.clone(), source })?;
+    let listener =
+        server::listen(&socket).map_err(|source| DaemonError::Socket { path: socket.clone(), source })?;
     let (asks, mut asked) = mpsc::channel(16);
     tokio::spawn(server::serve(listener, asks));
     if let Some(logger) = agent.take_kernel_logger() {
@@ -85,7 +81,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
                 // A client that went away needs no answer.
                 let _gone = answer.send(agent.on_request(request));
             }
-            _ = signals.hang_up.recv() => {
+            _ = hang_up.recv() => {
                 tracing::warn!("SIGHUP: reloading is not built yet; restart the agent to apply a new configuration");
             }
             signal = signals.stop() => break signal,
@@ -93,10 +89,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     };
     tracing::info!(signal, on_stop = %on_stop, "stopping; a second signal exits at once");
     notify(&[sd_notify::NotifyState::Stopping]);
-    tokio::select! {
-        () = async { agent.stop(on_stop == OnStop::Detach) } => {}
-        _ = signals.stop() => {}
-    }
+    second_signal_exits();
+    agent.stop(on_stop == OnStop::Detach);
     match std::fs::remove_file(&socket) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             tracing::warn!(path = %socket.display(), error = %e, "control socket not removed");
@@ -104,6 +98,17 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         _ => {}
     }
     Ok(())
+}
+
+/// Gives the signals back to the kernel: from here on one ends the process at once.
+fn second_signal_exits() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    for which in [Signal::SIGTERM, Signal::SIGINT] {
+        // SAFETY: the default action is no handler of ours.
+        if let Err(e) = unsafe { signal(which, SigHandler::SigDfl) } {
+            tracing::warn!(signal = %which, error = %e, "a second signal will not exit at once");
+        }
+    }
 }
 
 /// Tells systemd, where it wants to know.

@@ -139,7 +139,9 @@ impl Agent {
                 let cooldown = self.config.failsafe.exit_cooldown_after;
                 tracing::warn!(endpoint = %address, reason, ?cooldown, "failsafe opened by probes: traffic goes direct");
             }
-            Step::Closed(_) => tracing::info!(endpoint = %address, "failsafe closed: traffic is redirected again"),
+            Step::Closed(_) => {
+                tracing::info!(endpoint = %address, "failsafe closed: traffic is redirected again")
+            }
             Step::Counted(word) if reason.is_some() => {
                 tracing::debug!(endpoint = %address, reason, failures = word.probe_failures(), "probe failed");
             }

@@ -37,7 +37,7 @@ pub struct Resolution {
 /// Resolves a configured endpoint.
 pub async fn resolve(spec: EndpointSpec) -> Resolution {
     let addresses = match &spec.host {
-        Host::Addr(ip) => Ok(BTreeSet::from([SocketAddr::new(*ip, spec.port)])),
+        Host::Ip(ip) => Ok(BTreeSet::from([SocketAddr::new(*ip, spec.port)])),
         Host::Name(name) => match tokio::net::lookup_host((name.as_str(), spec.port)).await {
             Ok(found) => Ok(found.map(|a| SocketAddr::new(a.ip().to_canonical(), a.port())).collect()),
             Err(e) => Err(format!("{name} cannot be resolved: {e}")),
@@ -56,7 +56,8 @@ pub fn place(resolutions: &[Resolution], held: &[(u32, SocketAddr)]) -> Vec<Endp
             }
             let wanted_later = |slot: u32| {
                 held.iter().any(|(s, a)| {
-                    *s == slot && resolutions.iter().any(|r| r.addresses.as_ref().is_ok_and(|set| set.contains(a)))
+                    *s == slot
+                        && resolutions.iter().any(|r| r.addresses.as_ref().is_ok_and(|set| set.contains(a)))
                 })
             };
             let taken = |slot: u32| placed.iter().any(|e| e.slot == slot);
@@ -78,8 +79,8 @@ pub fn place(resolutions: &[Resolution], held: &[(u32, SocketAddr)]) -> Vec<Endp
 fn host(spec: &EndpointSpec) -> String {
     match &spec.host {
         Host::Name(name) => name.clone(),
-        Host::Addr(IpAddr::V4(ip)) => ip.to_string(),
-        Host::Addr(IpAddr::V6(ip)) => format!("[{ip}]"),
+        Host::Ip(IpAddr::V4(ip)) => ip.to_string(),
+        Host::Ip(IpAddr::V6(ip)) => format!("[{ip}]"),
     }
 }
 
@@ -98,8 +99,12 @@ mod tests {
 
     #[test]
     fn an_address_keeps_its_slot_and_with_it_its_word() {
-        let held = [(0, "192.0.2.1:80".parse().expect("an address")), (1, "192.0.2.2:80".parse().expect("an address"))];
-        let now = [resolution("192.0.2.3:80", &["192.0.2.3:80"]), resolution("192.0.2.1:80", &["192.0.2.1:80"])];
+        let held = [
+            (0, "192.0.2.1:80".parse().expect("an address")),
+            (1, "192.0.2.2:80".parse().expect("an address")),
+        ];
+        let now =
+            [resolution("192.0.2.3:80", &["192.0.2.3:80"]), resolution("192.0.2.1:80", &["192.0.2.1:80"])];
         assert_eq!(slots(&place(&now, &held)), [("192.0.2.3:80".into(), 1), ("192.0.2.1:80".into(), 0)]);
     }
 
@@ -112,7 +117,8 @@ mod tests {
         assert_eq!(placed.len(), MAX_ENDPOINTS as usize);
         let distinct: BTreeSet<u32> = placed.iter().map(|e| e.slot).collect();
         assert_eq!(distinct.len(), placed.len());
-        let unresolved = Resolution { spec: "gw:80".parse().expect("an endpoint"), addresses: Err("no".into()) };
+        let unresolved =
+            Resolution { spec: "gw:80".parse().expect("an endpoint"), addresses: Err("no".into()) };
         assert!(place(&[unresolved], &[]).is_empty());
     }
 }

@@ -43,10 +43,7 @@ pub enum ConnectError {
 /// See [`ConnectError`].
 pub async fn connect(address: SocketAddr, mark: u32) -> Result<TcpStream, ConnectError> {
     let socket = socket(address, mark)?;
-    socket
-        .connect(address)
-        .await
-        .map_err(|source| ConnectError::Connect { address, source })
+    socket.connect(address).await.map_err(|source| ConnectError::Connect { address, source })
 }
 
 fn socket(address: SocketAddr, mark: u32) -> Result<TcpSocket, ConnectError> {
@@ -56,12 +53,10 @@ fn socket(address: SocketAddr, mark: u32) -> Result<TcpSocket, ConnectError> {
     }
     .map_err(|source| ConnectError::Socket { address, source })?;
     if mark != 0 {
-        SockRef::from(&socket)
-            .set_mark(mark)
-            .map_err(|source| match source.raw_os_error() {
-                Some(libc::EPERM) => ConnectError::MarkNotPermitted { mark },
-                _ => ConnectError::Socket { address, source },
-            })?;
+        SockRef::from(&socket).set_mark(mark).map_err(|source| match source.raw_os_error() {
+            Some(libc::EPERM) => ConnectError::MarkNotPermitted { mark },
+            _ => ConnectError::Socket { address, source },
+        })?;
     }
     Ok(socket)
 }
@@ -108,13 +103,9 @@ mod tests {
     #[tokio::test]
     async fn the_mark_is_on_the_socket_before_it_connects() {
         // Needs CAP_NET_ADMIN, as the agent does.
-        let socket = socket(SocketAddr::from(([127, 0, 0, 1], 1)), 0x4c55).expect(
-            "run this test with CAP_NET_ADMIN: it sets SO_MARK, and fails rather than skips",
-        );
-        assert_eq!(
-            SockRef::from(&socket).mark().expect("SO_MARK is readable"),
-            0x4c55
-        );
+        let socket = socket(SocketAddr::from(([127, 0, 0, 1], 1)), 0x4c55)
+            .expect("run this test with CAP_NET_ADMIN: it sets SO_MARK, and fails rather than skips");
+        assert_eq!(SockRef::from(&socket).mark().expect("SO_MARK is readable"), 0x4c55);
     }
 
     #[test]
@@ -123,17 +114,12 @@ mod tests {
         let unprivileged = std::thread::spawn(|| {
             // SAFETY: setresuid takes three integers and touches no memory of ours.
             unsafe { libc::syscall(libc::SYS_setresuid, -1, 65534, -1) };
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_io()
-                .build()
-                .expect("a runtime");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
             runtime.block_on(async { (check_mark(7), check_mark(0)) })
         });
         let (marked, unmarked) = unprivileged.join().expect("the thread ends");
-        assert!(
-            matches!(marked, Err(ConnectError::MarkNotPermitted { mark: 7 })),
-            "{marked:?}"
-        );
+        assert!(matches!(marked, Err(ConnectError::MarkNotPermitted { mark: 7 })), "{marked:?}");
         assert!(unmarked.is_ok(), "{unmarked:?}");
     }
 }

@@ -125,18 +125,12 @@ pub async fn probe(
     timeout: Duration,
     mark: u32,
 ) -> Result<ProbeSuccess, ProbeError> {
-    let limit = Limit {
-        at: Instant::now() + timeout,
-        timeout,
-    };
+    let limit = Limit { at: Instant::now() + timeout, timeout };
     match kind {
         ProbeKind::Http { port, path } => {
             let get = Get::new(endpoint, host, *port, path, mark);
             let url = get.url();
-            tokio::try_join!(
-                connect(endpoint, mark, limit),
-                limit.hold(format!("GET {url}"), get.check())
-            )?;
+            tokio::try_join!(connect(endpoint, mark, limit), limit.hold(format!("GET {url}"), get.check()))?;
             Ok(ProbeSuccess::default())
         }
         ProbeKind::Handshake { port } => {
@@ -164,12 +158,7 @@ impl Limit {
         step: String,
         work: impl Future<Output = Result<T, ProbeError>>,
     ) -> Result<T, ProbeError> {
-        timeout_at(self.at, work)
-            .await
-            .unwrap_or(Err(ProbeError::NoAnswer {
-                step,
-                timeout: self.timeout,
-            }))
+        timeout_at(self.at, work).await.unwrap_or(Err(ProbeError::NoAnswer { step, timeout: self.timeout }))
     }
 }
 
@@ -196,12 +185,7 @@ impl<'a> Get<'a> {
         } else {
             format!("{host}:{port}")
         };
-        Self {
-            address,
-            host,
-            path,
-            mark,
-        }
+        Self { address, host, path, mark }
     }
 
     fn url(&self) -> String {
@@ -215,10 +199,7 @@ impl<'a> Get<'a> {
         }
         Request::get(self.path)
             .header(header::HOST, &self.host)
-            .header(
-                header::USER_AGENT,
-                concat!("lunar-agent/", env!("CARGO_PKG_VERSION")),
-            )
+            .header(header::USER_AGENT, concat!("lunar-agent/", env!("CARGO_PKG_VERSION")))
             .header(header::CONNECTION, "close")
             .body(Empty::new())
             .map_err(|_| url())
@@ -236,17 +217,11 @@ impl<'a> Get<'a> {
                     return Err(ProbeError::TooLarge { url: self.url() });
                 }
                 Err(source) => {
-                    return Err(ProbeError::Body {
-                        url: self.url(),
-                        source,
-                    });
+                    return Err(ProbeError::Body { url: self.url(), source });
                 }
             };
             let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&body)
-                .map_err(|source| ProbeError::NotJson {
-                    url: self.url(),
-                    source,
-                })?;
+                .map_err(|source| ProbeError::NotJson { url: self.url(), source })?;
             Ok(object.get("managed").and_then(serde_json::Value::as_bool))
         })
         .await
@@ -259,20 +234,12 @@ impl<'a> Get<'a> {
     ) -> Result<T, ProbeError> {
         let request = self.request()?;
         let stream = outbound::connect(self.address, self.mark).await?;
-        let failed = |source| ProbeError::Http {
-            url: self.url(),
-            source,
-        };
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(failed)?;
+        let failed = |source| ProbeError::Http { url: self.url(), source };
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
         let answer = async {
             let response = sender.send_request(request).await.map_err(failed)?;
             if response.status() != StatusCode::OK {
-                return Err(ProbeError::Status {
-                    url: self.url(),
-                    status: response.status(),
-                });
+                return Err(ProbeError::Status { url: self.url(), status: response.status() });
             }
             read(response.into_body()).await
         };

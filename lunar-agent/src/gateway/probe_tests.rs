@@ -36,27 +36,19 @@ async fn v4(answer: impl AsRef<[u8]>) -> SocketAddr {
 }
 
 fn ok(body: &str) -> String {
-    format!(
-        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
+    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }
 
 /// A port of 127.0.0.1 on which nobody listens, kept so by the socket that holds it.
 fn closed_port() -> (socket2::Socket, SocketAddr) {
-    let socket =
-        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-    socket
-        .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
-        .expect("bind a loopback port");
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bind a loopback port");
     let address = socket.local_addr().expect("a bound address");
     (socket, address.as_socket().expect("an IP address"))
 }
 
 async fn open_endpoint() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("bind a loopback port");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind a loopback port");
     let address = listener.local_addr().expect("a bound address");
     (listener, address)
 }
@@ -80,14 +72,8 @@ async fn tcp_succeeds_and_is_refused() {
     let (_listener, open) = open_endpoint().await;
     let (_holder, closed) = closed_port();
     let tcp = ProbeKind::Tcp;
-    assert_eq!(
-        probe(&tcp, open, "gw", LONG, 0).await.expect("open"),
-        ProbeSuccess { managed: None }
-    );
-    assert_eq!(
-        text(probe(&tcp, closed, "gw", LONG, 0).await),
-        format!("connect to {closed}: refused")
-    );
+    assert_eq!(probe(&tcp, open, "gw", LONG, 0).await.expect("open"), ProbeSuccess { managed: None });
+    assert_eq!(text(probe(&tcp, closed, "gw", LONG, 0).await), format!("connect to {closed}: refused"));
 }
 
 #[tokio::test]
@@ -97,36 +83,24 @@ async fn http_asks_for_the_path_with_host_and_port() {
     http(endpoint, address.port()).await.expect("healthy");
     let head = asked.await.expect("a request");
     assert!(head.starts_with("GET /healthcheck HTTP/1.1\r\n"), "{head}");
-    assert!(
-        head.contains(&format!("host: gw:{}\r\n", address.port())),
-        "{head}"
-    );
+    assert!(head.contains(&format!("host: gw:{}\r\n", address.port())), "{head}");
 }
 
 #[tokio::test]
 async fn http_needs_both_the_answer_and_the_endpoint() {
     let (_holder, closed) = closed_port();
     let healthy = v4(ok("fine")).await;
-    assert_eq!(
-        text(http(closed, healthy.port()).await),
-        format!("connect to {closed}: refused")
-    );
+    assert_eq!(text(http(closed, healthy.port()).await), format!("connect to {closed}: refused"));
     let (_listener, open) = open_endpoint().await;
-    assert_eq!(
-        text(http(open, closed.port()).await),
-        format!("connect to {closed}: refused")
-    );
+    assert_eq!(text(http(open, closed.port()).await), format!("connect to {closed}: refused"));
 }
 
 #[tokio::test]
 async fn http_other_than_200_fails() {
     let (_listener, endpoint) = open_endpoint().await;
     for status in [503, 204, 301] {
-        let port = v4(format!(
-            "HTTP/1.1 {status} X\r\nlocation: /\r\ncontent-length: 0\r\n\r\n"
-        ))
-        .await
-        .port();
+        let port =
+            v4(format!("HTTP/1.1 {status} X\r\nlocation: /\r\ncontent-length: 0\r\n\r\n")).await.port();
         assert_eq!(
             text(http(endpoint, port).await),
             format!("GET http://gw:{port}/healthcheck: answered {status}")
@@ -139,10 +113,7 @@ async fn garbage_and_silence_are_told_apart() {
     let (_listener, endpoint) = open_endpoint().await;
     let garbage = v4(b"\x16\x03\x01 garbage \xff\r\n\r\n").await.port();
     let error = text(http(endpoint, garbage).await);
-    assert!(
-        error.contains("/healthcheck: not an HTTP answer"),
-        "{error}"
-    );
+    assert!(error.contains("/healthcheck: not an HTTP answer"), "{error}");
     let silent = v4(b"").await.port();
     let error = text(http(endpoint, silent).await);
     assert!(error.ends_with(": closed without an answer"), "{error}");
@@ -177,20 +148,14 @@ async fn handshake_understands_chunks_and_ipv6() {
 async fn handshake_refuses_what_is_no_object() {
     for body in ["", "managed", "[true]", "true", "{\"managed\": tru"] {
         let error = text(handshake(v4(ok(body)).await).await);
-        assert!(
-            error.ends_with("/handshake: the body is not a JSON object"),
-            "{body}: {error}"
-        );
+        assert!(error.ends_with("/handshake: the body is not a JSON object"), "{body}: {error}");
     }
     let endpoint = v4("HTTP/1.1 503 X\r\ncontent-length: 2\r\n\r\n{}").await;
     assert!(text(handshake(endpoint).await).ends_with("/handshake: answered 503"));
     let endpoint = v4("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}").await;
     assert!(text(handshake(endpoint).await).ends_with("/handshake: the body broke off"));
     let (_holder, closed) = closed_port();
-    assert_eq!(
-        text(handshake(closed).await),
-        format!("connect to {closed}: refused")
-    );
+    assert_eq!(text(handshake(closed).await), format!("connect to {closed}: refused"));
 }
 
 #[tokio::test]
@@ -210,13 +175,7 @@ async fn a_hang_ends_with_the_timeout() {
     let port = endpoint.port();
     for (kind, path) in [
         (ProbeKind::Handshake { port }, "/handshake"),
-        (
-            ProbeKind::Http {
-                port,
-                path: "/h".to_owned(),
-            },
-            "/h",
-        ),
+        (ProbeKind::Http { port, path: "/h".to_owned() }, "/h"),
     ] {
         assert_eq!(
             text(probe(&kind, endpoint, "gw", SHORT, 0).await),
@@ -233,9 +192,7 @@ async fn a_body_that_hangs_ends_with_the_timeout() {
     let server = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.expect("accept");
         read_head(&mut stream).await;
-        let _ = stream
-            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{")
-            .await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{").await;
         std::future::pending::<()>().await;
     });
     let error = text(probe(&ProbeKind::Handshake { port }, endpoint, "gw", SHORT, 0).await);
@@ -247,10 +204,7 @@ async fn a_body_that_hangs_ends_with_the_timeout() {
 async fn a_path_that_is_no_path_is_named() {
     let (_listener, endpoint) = open_endpoint().await;
     for path in ["healthcheck", "/a b", ""] {
-        let kind = ProbeKind::Http {
-            port: endpoint.port(),
-            path: path.to_owned(),
-        };
+        let kind = ProbeKind::Http { port: endpoint.port(), path: path.to_owned() };
         let error = text(probe(&kind, endpoint, "gw", LONG, 0).await);
         assert!(error.contains("not a valid URL"), "{path:?}: {error}");
     }

@@ -45,7 +45,8 @@ mod tests {
 
     use super::*;
 
-    const SCHEDULE: Schedule = Schedule { interval: Duration::from_secs(1), timeout: Duration::from_millis(500) };
+    const SCHEDULE: Schedule =
+        Schedule { interval: Duration::from_secs(1), timeout: Duration::from_millis(500) };
 
     fn at(ms: u64) -> KtimeNs {
         KtimeNs(SpanNs::from_ms(ms).0)
@@ -70,8 +71,16 @@ mod tests {
     fn the_end_of_the_cooldown_is_an_appointment() {
         let word = open();
         let deadline = word.deadline().expect("open");
-        assert_eq!(SCHEDULE.next(word, at(101_000), Some(at(100_500))), at(101_500), "early on, the rhythm goes on");
-        assert_eq!(SCHEDULE.next(word, at(108_900), Some(at(108_700))), deadline, "108.7 + 1 + 0.5 would be late");
+        assert_eq!(
+            SCHEDULE.next(word, at(101_000), Some(at(100_500))),
+            at(101_500),
+            "early on, the rhythm goes on"
+        );
+        assert_eq!(
+            SCHEDULE.next(word, at(108_900), Some(at(108_700))),
+            deadline,
+            "108.7 + 1 + 0.5 would be late"
+        );
         assert_eq!(SCHEDULE.next(word, deadline, Some(at(108_700))), deadline, "it is due");
         let later = deadline.after(SpanNs::from_ms(300));
         assert_eq!(SCHEDULE.next(word, later, Some(at(108_700))), later, "and still due when it was missed");

@@ -67,7 +67,8 @@ pub fn attach(
     cgroup: &Cgroup,
     attachment: Attachment,
 ) -> Result<(), KernelError> {
-    let dir = File::open(&cgroup.path).map_err(KernelError::sys("open", cgroup.path.display().to_string()))?;
+    let dir =
+        File::open(&cgroup.path).map_err(KernelError::sys("open", cgroup.path.display().to_string()))?;
     for program in owner.programs() {
         if let Err(e) = attach_one(pins, state, generation, owner, cgroup, &dir, *program, attachment) {
             if let Err(undo) = detach(pins, owner) {
@@ -93,8 +94,10 @@ fn attach_one(
     let fd = generation.program(program);
     let path = pins.link(&owner.name(), program.name());
     if !swap(&path, fd)? {
-        let link = sys::link_create(fd, dir.as_fd(), program.hook())
-            .map_err(KernelError::sys("attach", format!("{} to {}", program.name(), cgroup.path.display())))?;
+        let link = sys::link_create(fd, dir.as_fd(), program.hook()).map_err(KernelError::sys(
+            "attach",
+            format!("{} to {}", program.name(), cgroup.path.display()),
+        ))?;
         sys::pin(link.as_fd(), &path).map_err(KernelError::sys("pin", path.display().to_string()))?;
     }
     if program.knows_target() {

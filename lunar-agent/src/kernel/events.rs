@@ -22,7 +22,9 @@ impl Events {
             .and_then(Map::from_map_data)
             .and_then(RingBuf::try_from)
             .map_err(wrong)?;
-        AsyncFd::new(ring).map(Self).map_err(KernelError::sys("watch", maps::EVENTS))
+        // SAFETY: the ring owns its descriptor and names the same one for as long as it lives.
+        let watched = unsafe { AsyncFd::register(ring) };
+        watched.map(Self).map_err(|e| KernelError::sys("watch", maps::EVENTS)(e.into()))
     }
 
     /// The next event. Cancelling loses none.
@@ -53,7 +55,8 @@ fn read(entry: &[u8]) -> Option<Event> {
 
 /// Forwards the programs' own log lines until the ring can no longer be watched.
 pub async fn forward_log(logger: aya_log::EbpfLogger<&'static dyn log::Log>) -> io::Result<()> {
-    let mut ring = AsyncFd::new(logger)?;
+    // SAFETY: the logger owns its ring, and that its descriptor.
+    let mut ring = unsafe { AsyncFd::register(logger) }.map_err(io::Error::from)?;
     tracing::debug!(fd = ring.as_raw_fd(), "kernel log forwarded");
     loop {
         let mut ready = ring.readable_mut().await?;

@@ -29,7 +29,9 @@ pub enum Missing {
     #[error("this kernel cannot attach BPF programs to cgroups: it needs CONFIG_CGROUP_BPF=y")]
     CgroupBpf,
     /// There is no bpffs to pin in.
-    #[error("{0} is not on bpffs: mount it with `mount -t bpf bpf /sys/fs/bpf`, or set paths.pins to a folder on one")]
+    #[error(
+        "{0} is not on bpffs: mount it with `mount -t bpf bpf /sys/fs/bpf`, or set paths.pins to a folder on one"
+    )]
     Bpffs(PathBuf),
 }
 
@@ -81,7 +83,10 @@ impl Capabilities {
     pub const fn check(self) -> Result<(), Missing> {
         // Before 5.8 SYS_ADMIN stood for both; it still implies them.
         if !self.has(CAP_BPF) && !self.has(CAP_SYS_ADMIN) {
-            return Err(Missing::Capability { names: "CAP_BPF", purpose: "load its programs and open their maps" });
+            return Err(Missing::Capability {
+                names: "CAP_BPF",
+                purpose: "load its programs and open their maps",
+            });
         }
         if !self.has(CAP_NET_ADMIN) {
             return Err(Missing::Capability {

@@ -114,11 +114,13 @@ fn load_object(
 
 /// Writes settings and policy, which no program reads yet.
 fn fill(ebpf: &mut Ebpf, settings: Settings, tables: &Tables) -> Result<(), KernelError> {
-    let refused = |name: &'static str| move |e: MapError| KernelError::Map { name: name.into(), source: Box::new(e) };
+    let refused =
+        |name: &'static str| move |e: MapError| KernelError::Map { name: name.into(), source: Box::new(e) };
     Array::<_, Value<Settings>>::try_from(map(ebpf, maps::SETTINGS)?)
         .and_then(|mut a| a.set(0, Value(settings), 0))
         .map_err(refused(maps::SETTINGS))?;
-    let mut rules = Array::<_, Value<PortRule>>::try_from(map(ebpf, maps::PORT_RULES)?).map_err(refused(maps::PORT_RULES))?;
+    let mut rules = Array::<_, Value<PortRule>>::try_from(map(ebpf, maps::PORT_RULES)?)
+        .map_err(refused(maps::PORT_RULES))?;
     for (index, rule) in tables.rules.iter().enumerate().skip(1) {
         rules.set(index as u32, Value(*rule), 0).map_err(refused(maps::PORT_RULES))?;
     }
@@ -134,13 +136,17 @@ fn fill_mapped<T: Copy>(ebpf: &Ebpf, name: &str, values: &[T]) -> Result<(), Ker
     if values.is_empty() {
         return Ok(());
     }
-    let mut mapped = Mapped::new(map_fd(ebpf, name)?, values.len(), true).map_err(KernelError::sys("map", name))?;
+    let mut mapped =
+        Mapped::new(map_fd(ebpf, name)?, values.len(), true).map_err(KernelError::sys("map", name))?;
     mapped.fill(values);
     Ok(())
 }
 
 fn no_map(name: &str) -> KernelError {
-    KernelError::Map { name: name.to_owned(), source: Box::new(MapError::InvalidName { name: name.to_owned() }) }
+    KernelError::Map {
+        name: name.to_owned(),
+        source: Box::new(MapError::InvalidName { name: name.to_owned() }),
+    }
 }
 
 fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Map, KernelError> {

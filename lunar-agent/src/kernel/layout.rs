@@ -25,7 +25,16 @@ macro_rules! pod {
     };
 }
 pod!(
-    Attachment, Control, Counters, Endpoint, Settings, TargetEntry, Totals, PortRule, Bucket, BoundaryV4,
+    Attachment,
+    Control,
+    Counters,
+    Endpoint,
+    Settings,
+    TargetEntry,
+    Totals,
+    PortRule,
+    Bucket,
+    BoundaryV4,
     BoundaryV6
 );
 

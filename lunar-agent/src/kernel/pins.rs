@@ -104,7 +104,8 @@ impl Pins {
     /// # Errors
     /// [`KernelError::Held`] while another holds it.
     pub fn lock(&self) -> Result<Lock, KernelError> {
-        let dir = File::open(&self.root).map_err(KernelError::sys("open", self.root.display().to_string()))?;
+        let dir =
+            File::open(&self.root).map_err(KernelError::sys("open", self.root.display().to_string()))?;
         match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Lock(lock)),
             Err((_, nix::Error::EWOULDBLOCK)) => Err(KernelError::Held(self.root.clone())),
@@ -188,12 +189,13 @@ fn remove_tree(dir: &Path, removed: &mut Vec<PathBuf>) -> Result<(), KernelError
 fn entries(dir: &Path) -> Result<Vec<PathBuf>, KernelError> {
     let failed = || KernelError::sys("read", dir.display().to_string());
     let mut paths = match fs::read_dir(dir) {
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(vec![]),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(vec![]);
+        }
         Err(e) => return Err(failed()(e)),
-        Ok(entries) => entries
-            .map(|entry| entry.map(|e| e.path()))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(failed())?,
+        Ok(entries) => {
+            entries.map(|entry| entry.map(|e| e.path())).collect::<Result<Vec<_>, _>>().map_err(failed())?
+        }
     };
     paths.sort();
     Ok(paths)

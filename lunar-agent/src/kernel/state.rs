@@ -1,12 +1,18 @@
 //! The state maps, opened from their pins: by the agent that looks after them and by a command line that reads
 //! what a dead agent left.
+#![expect(
+    deprecated,
+    reason = "BPF_MAP_TYPE_CGROUP_STORAGE is the only storage tied to the attachment, see lunar-ebpf/src/maps.rs"
+)]
 
 use std::{
     os::fd::AsFd,
     sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering},
 };
 
-use aya::maps::{Array, CgroupStorage, CgroupStorageKey, HashMap, Map, MapData, MapError, PerCpuArray, SockHash, SockMap};
+use aya::maps::{
+    Array, CgroupStorage, CgroupStorageKey, HashMap, Map, MapData, MapError, PerCpuArray, SockHash, SockMap,
+};
 use lunar_common::{
     abi::{
         self, Attachment, Connection, Control, Counters, Endpoint, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS,
@@ -112,9 +118,11 @@ impl State {
         }
         check_pins(pins)?;
         let mapped = |name: &str| {
-            sys::open_pin(&pins.map(name)).map_err(KernelError::sys("open", pins.map(name).display().to_string()))
+            sys::open_pin(&pins.map(name))
+                .map_err(KernelError::sys("open", pins.map(name).display().to_string()))
         };
-        let control = Mapped::new(mapped(maps::CONTROL)?.as_fd(), 1, true).map_err(KernelError::sys("map", maps::CONTROL))?;
+        let control = Mapped::new(mapped(maps::CONTROL)?.as_fd(), 1, true)
+            .map_err(KernelError::sys("map", maps::CONTROL))?;
         let words = Mapped::new(mapped(maps::FAILSAFE)?.as_fd(), MAX_ENDPOINTS as usize, true)
             .map_err(KernelError::sys("map", maps::FAILSAFE))?;
         Ok(Self {
@@ -193,7 +201,8 @@ impl State {
             count += 1;
         }
         // SAFETY: as in `control_u32`.
-        unsafe { AtomicI64::from_ptr(&raw mut (*self.control.ptr(0)).reserved) }.store(count, Ordering::Release);
+        unsafe { AtomicI64::from_ptr(&raw mut (*self.control.ptr(0)).reserved) }
+            .store(count, Ordering::Release);
         Ok(())
     }
 
@@ -251,10 +260,16 @@ impl State {
     /// # Errors
     /// If a map cannot be written.
     pub fn set_target(&mut self, slot: u32, entry: Option<TargetEntry>) -> Result<(), KernelError> {
-        let free = TargetEntry { cgroup_id: 0, name_len: 0, path_len: 0, attached: 0, name: [0; 256], path: [0; 1024] };
+        let free = TargetEntry {
+            cgroup_id: 0,
+            name_len: 0,
+            path_len: 0,
+            attached: 0,
+            name: [0; 256],
+            path: [0; 1024],
+        };
         if self.target(slot)?.is_none() {
-            let cpus = aya::util::nr_cpus()
-                .map_err(|(what, e)| KernelError::sys("read", what)(e))?;
+            let cpus = aya::util::nr_cpus().map_err(|(what, e)| KernelError::sys("read", what)(e))?;
             let zero = aya::maps::PerCpuValues::try_from(vec![Value(Counters::default()); cpus])
                 .map_err(KernelError::sys("clear", maps::COUNTERS))?;
             self.counters.set(slot, zero, 0).map_err(map_error(maps::COUNTERS))?;
@@ -303,7 +318,12 @@ impl State {
     ///
     /// # Errors
     /// If the map cannot be written.
-    pub fn set_attachment(&mut self, cgroup_id: u64, hook: u32, attachment: Attachment) -> Result<(), KernelError> {
+    pub fn set_attachment(
+        &mut self,
+        cgroup_id: u64,
+        hook: u32,
+        attachment: Attachment,
+    ) -> Result<(), KernelError> {
         self.attachments
             .insert(CgroupStorageKey::new(cgroup_id, hook), Value(attachment), 0)
             .map_err(map_error(maps::ATTACHMENTS))
@@ -316,7 +336,9 @@ impl State {
     pub fn exempt(&mut self, tgid: u32, exempt: bool) -> Result<(), KernelError> {
         let done = if exempt { self.exempt.insert(tgid, 1, 0) } else { self.exempt.remove(&tgid) };
         match done {
-            Err(e) if !exempt && os_error(&e).is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound) => Ok(()),
+            Err(e) if !exempt && os_error(&e).is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound) => {
+                Ok(())
+            }
             other => other.map_err(map_error(maps::EXEMPT)),
         }
     }
@@ -333,7 +355,11 @@ impl State {
     ///
     /// # Errors
     /// If the map refuses a socket.
-    pub fn set_listeners(&mut self, slot: u32, sockets: &[impl std::os::fd::AsRawFd]) -> Result<(), KernelError> {
+    pub fn set_listeners(
+        &mut self,
+        slot: u32,
+        sockets: &[impl std::os::fd::AsRawFd],
+    ) -> Result<(), KernelError> {
         for place in 0..LISTENERS_PER_ENDPOINT {
             let index = slot * LISTENERS_PER_ENDPOINT + place;
             match sockets.get(place as usize) {

@@ -39,7 +39,11 @@ fn path_bytes(path: &Path) -> io::Result<CString> {
 }
 
 /// Attaches a program to a cgroup by a link (5.7+), which always allows others beside it.
-pub fn link_create(prog: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, kind: bpf_attach_type) -> io::Result<OwnedFd> {
+pub fn link_create(
+    prog: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    kind: bpf_attach_type,
+) -> io::Result<OwnedFd> {
     let mut attr = new_attr();
     attr.link_create.__bindgen_anon_1.prog_fd = prog.as_raw_fd() as u32;
     attr.link_create.__bindgen_anon_2.target_fd = cgroup.as_raw_fd() as u32;
@@ -57,7 +61,11 @@ pub fn link_update(link: BorrowedFd<'_>, prog: BorrowedFd<'_>) -> io::Result<()>
 
 /// Attaches a program to a sockmap or sockhash, in place of the one before. A link for this exists only from
 /// 6.10 on; without one the attachment lives as long as the map, which is pinned.
-pub fn prog_attach_to_map(map: BorrowedFd<'_>, prog: BorrowedFd<'_>, kind: bpf_attach_type) -> io::Result<()> {
+pub fn prog_attach_to_map(
+    map: BorrowedFd<'_>,
+    prog: BorrowedFd<'_>,
+    kind: bpf_attach_type,
+) -> io::Result<()> {
     let mut attr = new_attr();
     // SAFETY: the union is zeroed; these fields are the ones BPF_PROG_ATTACH reads.
     unsafe {
@@ -142,8 +150,8 @@ impl<T> Drop for Mapped<T> {
 /// `SO_NETNS_COOKIE` (5.14+), of the network namespace the calling thread is in.
 pub fn netns_cookie() -> io::Result<u64> {
     const SO_NETNS_COOKIE: libc::c_int = 71;
-    let socket = std::net::UdpSocket::bind(("127.0.0.1", 0))
-        .or_else(|_| std::net::UdpSocket::bind(("0.0.0.0", 0)))?;
+    let socket =
+        std::net::UdpSocket::bind(("127.0.0.1", 0)).or_else(|_| std::net::UdpSocket::bind(("0.0.0.0", 0)))?;
     let mut cookie = 0_u64;
     let mut len = size_of::<u64>() as libc::socklen_t;
     // SAFETY: value and length are on this stack and of the size given.

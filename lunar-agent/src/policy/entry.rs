@@ -70,10 +70,7 @@ impl FromStr for PolicyEntry {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let entry = text.trim();
-        parse(entry).map_err(|reason| PolicyEntryError {
-            entry: entry.to_owned(),
-            reason,
-        })
+        parse(entry).map_err(|reason| PolicyEntryError { entry: entry.to_owned(), reason })
     }
 }
 
@@ -102,16 +99,10 @@ fn parse(entry: &str) -> Result<PolicyEntry, PolicyEntryProblem> {
         return Err(PolicyEntryProblem::Url);
     }
     if let Some(bracketed) = entry.strip_prefix('[') {
-        let (inside, rest) = bracketed
-            .split_once(']')
-            .ok_or(PolicyEntryProblem::Brackets)?;
+        let (inside, rest) = bracketed.split_once(']').ok_or(PolicyEntryProblem::Brackets)?;
         let port = match rest {
             "" => None,
-            rest => Some(
-                rest.strip_prefix(':')
-                    .ok_or(PolicyEntryProblem::Brackets)
-                    .and_then(parse_port)?,
-            ),
+            rest => Some(rest.strip_prefix(':').ok_or(PolicyEntryProblem::Brackets).and_then(parse_port)?),
         };
         let (addr, length) = split_length(inside);
         let addr: Ipv6Addr = addr.parse().map_err(|_| PolicyEntryProblem::Brackets)?;
@@ -125,10 +116,7 @@ fn parse(entry: &str) -> Result<PolicyEntry, PolicyEntryProblem> {
     };
     let (addr, length) = split_length(host);
     match addr.parse::<IpAddr>() {
-        Ok(addr) => Ok(PolicyEntry {
-            net: network(addr, length)?,
-            port,
-        }),
+        Ok(addr) => Ok(PolicyEntry { net: network(addr, length)?, port }),
         Err(_) => Err(not_an_address(host)),
     }
 }
@@ -155,10 +143,7 @@ fn network(addr: IpAddr, length: Option<&str>) -> Result<IpNet, PolicyEntryProbl
         Some(text) => match text.parse() {
             Ok(length) if length <= max && text.bytes().all(|b| b.is_ascii_digit()) => length,
             _ => {
-                return Err(PolicyEntryProblem::Prefix {
-                    length: text.to_owned(),
-                    max,
-                });
+                return Err(PolicyEntryProblem::Prefix { length: text.to_owned(), max });
             }
         },
     };
@@ -198,12 +183,9 @@ fn not_an_address(host: &str) -> PolicyEntryProblem {
 
 fn is_like_a_name(text: &str) -> bool {
     let labels = text.strip_suffix('.').unwrap_or(text);
-    labels.split('.').all(|label| {
-        !label.is_empty()
-            && label
-                .chars()
-                .all(|c| c.is_alphanumeric() || c == '-' || c == '_')
-    })
+    labels
+        .split('.')
+        .all(|label| !label.is_empty() && label.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_'))
 }
 
 #[cfg(test)]
@@ -241,10 +223,7 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_entry() {
-        let prefix = |length: &str, max| PolicyEntryProblem::Prefix {
-            length: length.to_owned(),
-            max,
-        };
+        let prefix = |length: &str, max| PolicyEntryProblem::Prefix { length: length.to_owned(), max };
         let port = |text: &str| PolicyEntryProblem::Port(text.to_owned());
         for (given, reason) in [
             ("", Empty),
@@ -285,12 +264,7 @@ mod tests {
             let error = given.parse::<PolicyEntry>().expect_err(given);
             assert_eq!(error.reason, reason, "{given}");
             assert_eq!(error.entry, given.trim());
-            assert!(
-                error
-                    .to_string()
-                    .starts_with(&format!("{:?} ", given.trim())),
-                "{error}"
-            );
+            assert!(error.to_string().starts_with(&format!("{:?} ", given.trim())), "{error}");
         }
     }
 

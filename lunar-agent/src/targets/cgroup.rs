@@ -43,7 +43,9 @@ pub enum CgroupError {
         path: PathBuf,
     },
     /// The root cgroup.
-    #[error("{path} is the root cgroup: attaching there would intercept the whole machine, the agent and the gateway included; name a cgroup below it")]
+    #[error(
+        "{path} is the root cgroup: attaching there would intercept the whole machine, the agent and the gateway included; name a cgroup below it"
+    )]
     Root {
         /// The folder.
         path: PathBuf,

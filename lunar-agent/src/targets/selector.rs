@@ -74,9 +74,7 @@ impl Selector {
     /// [`SelectorError::Path`] for a path that is relative or holds a NUL byte.
     pub fn cgroup(path: &str) -> Result<Self, SelectorError> {
         if !Path::new(path).is_absolute() || path.contains('\0') {
-            return Err(SelectorError::Path {
-                path: path.to_owned(),
-            });
+            return Err(SelectorError::Path { path: path.to_owned() });
         }
         Ok(Self::Cgroup(PathBuf::from(path)))
     }
@@ -89,9 +87,7 @@ impl Selector {
         match text.parse() {
             // `u32::from_str` takes a leading plus sign, which nobody means.
             Ok(pid) if pid != 0 && text.bytes().all(|b| b.is_ascii_digit()) => Ok(Self::Pid(pid)),
-            _ => Err(SelectorError::Pid {
-                pid: text.to_owned(),
-            }),
+            _ => Err(SelectorError::Pid { pid: text.to_owned() }),
         }
     }
 }
@@ -105,27 +101,18 @@ impl FromStr for Selector {
             return Err(SelectorError::Empty);
         }
         if text.starts_with('/') {
-            return Err(SelectorError::BarePath {
-                path: text.to_owned(),
-            });
+            return Err(SelectorError::BarePath { path: text.to_owned() });
         }
         let Some((kind, rest)) = text.split_once(':') else {
-            return Err(SelectorError::NotBuilt {
-                selector: text.to_owned(),
-                by: "a bare name".to_owned(),
-            });
+            return Err(SelectorError::NotBuilt { selector: text.to_owned(), by: "a bare name".to_owned() });
         };
         match kind {
             "cgroup" => Self::cgroup(rest),
             "pid" => Self::pid(rest),
-            kind if NOT_BUILT.contains(&kind) => Err(SelectorError::NotBuilt {
-                selector: text.to_owned(),
-                by: format!("{kind}:"),
-            }),
-            kind => Err(SelectorError::UnknownKind {
-                selector: text.to_owned(),
-                kind: kind.to_owned(),
-            }),
+            kind if NOT_BUILT.contains(&kind) => {
+                Err(SelectorError::NotBuilt { selector: text.to_owned(), by: format!("{kind}:") })
+            }
+            kind => Err(SelectorError::UnknownKind { selector: text.to_owned(), kind: kind.to_owned() }),
         }
     }
 }
@@ -147,14 +134,8 @@ mod tests {
     #[test]
     fn reads_what_is_built() {
         for (given, selector) in [
-            (
-                "cgroup:/sys/fs/cgroup/app",
-                Selector::Cgroup("/sys/fs/cgroup/app".into()),
-            ),
-            (
-                " cgroup:/sys/fs/cgroup/a:b c ",
-                Selector::Cgroup("/sys/fs/cgroup/a:b c".into()),
-            ),
+            ("cgroup:/sys/fs/cgroup/app", Selector::Cgroup("/sys/fs/cgroup/app".into())),
+            (" cgroup:/sys/fs/cgroup/a:b c ", Selector::Cgroup("/sys/fs/cgroup/a:b c".into())),
             ("pid:123", Selector::Pid(123)),
             ("pid:4294967295", Selector::Pid(u32::MAX)),
         ] {
@@ -167,23 +148,14 @@ mod tests {
     fn refuses_the_rest_with_the_way_out() {
         for (given, part) in [
             ("", "is empty; use cgroup:PATH or pid:N"),
-            (
-                "docker:web",
-                "selecting by docker: is not built yet; use cgroup:PATH or pid:N",
-            ),
+            ("docker:web", "selecting by docker: is not built yet; use cgroup:PATH or pid:N"),
             ("podman:web", "selecting by podman: is not built yet"),
-            (
-                "containerd:web",
-                "selecting by containerd: is not built yet",
-            ),
+            ("containerd:web", "selecting by containerd: is not built yet"),
             ("unit:x.service", "selecting by unit: is not built yet"),
             ("compose:p/web", "selecting by compose: is not built yet"),
             ("pod:ns/name", "selecting by pod: is not built yet"),
             ("checkout", "selecting by a bare name is not built yet"),
-            (
-                "jail:web",
-                "no selector of the kind \"jail\"; use cgroup:PATH or pid:N",
-            ),
+            ("jail:web", "no selector of the kind \"jail\"; use cgroup:PATH or pid:N"),
             ("CGROUP:/x", "no selector of the kind \"CGROUP\""),
             ("/sys/fs/cgroup/app", "write it as cgroup:PATH"),
             ("cgroup:app", "\"app\" is not an absolute cgroup path"),

@@ -114,7 +114,9 @@ mod tests {
     #[test]
     fn nesting_follows_folders_not_prefixes_of_names() {
         let mut set = TargetSet::default();
-        for (name, path, id) in [("out", "/x", 1), ("mid", "/x/y", 2), ("in", "/x/y/z", 3), ("other", "/xy", 4)] {
+        for (name, path, id) in
+            [("out", "/x", 1), ("mid", "/x/y", 2), ("in", "/x/y/z", 3), ("other", "/xy", 4)]
+        {
             set.add(name.into(), cgroup(path, id), None).expect("there is room");
         }
         assert_eq!(nesting_of(&set, "out"), nesting::HAS_INNER);

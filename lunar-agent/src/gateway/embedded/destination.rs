@@ -6,9 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Nobody recorded where the connection was meant to go; forwarding it anywhere would make an open proxy.
-    #[error(
-        "no original destination; it was not redirected here (a health probe, or a direct connection)"
-    )]
+    #[error("no original destination; it was not redirected here (a health probe, or a direct connection)")]
     Unknown,
     /// The connection was meant for this gateway; forwarding it would loop.
     #[error("its original destination {0} is this gateway itself")]
@@ -68,9 +66,7 @@ mod tests {
     fn decided(original: Option<&str>, listeners: &[&str]) -> Result<SocketAddr, Refusal> {
         let listeners: Vec<_> = listeners.iter().map(|l| at(l)).collect();
         let own = ["127.0.0.1", "10.0.0.1", "::1"].map(|ip| ip.parse::<IpAddr>().expect("an IP"));
-        decide(original.map(at), at("10.0.0.1:8000"), &listeners, |ip| {
-            own.contains(&ip)
-        })
+        decide(original.map(at), at("10.0.0.1:8000"), &listeners, |ip| own.contains(&ip))
     }
 
     #[test]
@@ -79,25 +75,14 @@ mod tests {
             let listeners = ["0.0.0.0:8000", "[::]:8000"];
             assert_eq!(decided(Some(provider), &listeners), Ok(at(provider)));
         }
-        assert_eq!(
-            decided(Some("[::ffff:203.0.113.10]:80"), &["10.0.0.1:8000"]),
-            Ok(at("203.0.113.10:80"))
-        );
+        assert_eq!(decided(Some("[::ffff:203.0.113.10]:80"), &["10.0.0.1:8000"]), Ok(at("203.0.113.10:80")));
         // The same host's other ports are providers like any other.
-        assert_eq!(
-            decided(Some("127.0.0.1:9000"), &["0.0.0.0:8000"]),
-            Ok(at("127.0.0.1:9000"))
-        );
+        assert_eq!(decided(Some("127.0.0.1:9000"), &["0.0.0.0:8000"]), Ok(at("127.0.0.1:9000")));
     }
 
     #[test]
     fn unknown_is_refused() {
-        for original in [
-            None,
-            Some("0.0.0.0:80"),
-            Some("[::]:80"),
-            Some("203.0.113.10:0"),
-        ] {
+        for original in [None, Some("0.0.0.0:80"), Some("[::]:80"), Some("203.0.113.10:0")] {
             assert_eq!(decided(original, &["10.0.0.1:8000"]), Err(Refusal::Unknown));
         }
     }

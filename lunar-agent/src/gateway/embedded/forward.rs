@@ -68,17 +68,11 @@ impl Forwarder {
             Ok(opened) => opened,
             Err(reason) => {
                 reset(client);
-                log(Event::Failed {
-                    client: client_address,
-                    reason,
-                });
+                log(Event::Failed { client: client_address, reason });
                 return;
             }
         };
-        log(Event::Forwarded {
-            client: client_address,
-            destination,
-        });
+        log(Event::Forwarded { client: client_address, destination });
         let copied = async {
             provider.write_all(&first).await?;
             drop(first);
@@ -92,10 +86,7 @@ impl Forwarder {
     }
 
     /// Connects to where `client` was meant to go; also gives what the client already sent.
-    async fn open(
-        &self,
-        client: &mut TcpStream,
-    ) -> Result<(SocketAddr, TcpStream, BytesMut), Failure> {
+    async fn open(&self, client: &mut TcpStream) -> Result<(SocketAddr, TcpStream, BytesMut), Failure> {
         let (original, first) = if self.accept_proxy {
             timeout(self.header_timeout, proxy_header::read(client))
                 .await

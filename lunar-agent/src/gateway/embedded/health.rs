@@ -27,15 +27,11 @@ pub async fn serve(stream: TcpStream) {
 fn answer(method: &Method, path: &str) -> Response<Full<Bytes>> {
     let (status, kind, body) = match (method, path) {
         (&Method::GET, "/healthcheck") => (StatusCode::OK, "text/plain", "ok"),
-        (&Method::GET, "/handshake") => {
-            (StatusCode::OK, "application/json", r#"{"managed": false}"#)
-        }
+        (&Method::GET, "/handshake") => (StatusCode::OK, "application/json", r#"{"managed": false}"#),
         _ => (StatusCode::NOT_FOUND, "text/plain", "not found"),
     };
     let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
     response
 }

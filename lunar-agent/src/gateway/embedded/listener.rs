@@ -16,11 +16,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// # Errors
 /// The kernel's, for example `EADDRINUSE`.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM.nonblocking(),
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     // A gateway that comes back must not wait for the TIME_WAIT of its former life.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
@@ -52,10 +48,7 @@ pub async fn accept_each(
 
 /// Whether an accept error stays until something is freed; retrying at once would spin.
 fn needs_pause(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
-    )
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 /// Raises the soft limit of open files to the hard one: a forwarded connection takes two.
@@ -86,9 +79,7 @@ mod tests {
     async fn a_wildcard_ipv6_listener_takes_ipv4() {
         let listener = listen("[::]:0".parse().expect("an address")).expect("listen");
         let port = listener.local_addr().expect("a bound address").port();
-        let _client = TcpStream::connect(("127.0.0.1", port))
-            .await
-            .expect("connect");
+        let _client = TcpStream::connect(("127.0.0.1", port)).await.expect("connect");
         let (_, peer) = listener.accept().await.expect("accept");
         assert!(peer.is_ipv6(), "{peer}");
     }

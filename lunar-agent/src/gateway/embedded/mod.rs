@@ -108,10 +108,7 @@ impl fmt::Display for Event {
         match self {
             Self::Listening(address) => write!(f, "listening on {address}"),
             Self::ServingHealth(address) => write!(f, "serving health on {address}"),
-            Self::Forwarded {
-                client,
-                destination,
-            } => write!(f, "forwarded {client} -> {destination}"),
+            Self::Forwarded { client, destination } => write!(f, "forwarded {client} -> {destination}"),
             Self::Failed { client, reason } => write!(f, "failed {client}: {reason}"),
             Self::AcceptPaused(error) => write!(f, "accepting rests: {}", Reason(error)),
             Self::FileLimit(error) => write!(f, "open files limit not raised: {}", Reason(error)),
@@ -135,9 +132,7 @@ pub async fn run(
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let mut signal = signal(kind).map_err(GatewayError::Signals)?;
         let told = told.clone();
-        tokio::spawn(async move {
-            while signal.recv().await.is_some() && told.send(()).await.is_ok() {}
-        });
+        tokio::spawn(async move { while signal.recv().await.is_some() && told.send(()).await.is_ok() {} });
     }
     serve(options, log, signals).await
 }

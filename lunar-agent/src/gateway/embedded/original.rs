@@ -82,9 +82,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_plain_connection_is_unknown_or_itself() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("bind");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("a bound address");
         let _client = TcpStream::connect(address).await.expect("connect");
         let (accepted, _) = listener.accept().await.expect("accept");

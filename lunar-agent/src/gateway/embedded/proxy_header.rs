@@ -23,9 +23,7 @@ const V2_FIXED: usize = 16;
 #[derive(Debug, thiserror::Error)]
 pub enum HeaderError {
     /// The stream starts with something else.
-    #[error(
-        "no PROXY header at its start; the sender must speak the PROXY protocol to this gateway"
-    )]
+    #[error("no PROXY header at its start; the sender must speak the PROXY protocol to this gateway")]
     Absent,
     /// A v1 line that breaks the rules.
     #[error("malformed PROXY v1 header")]
@@ -97,10 +95,7 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
         v2::Addresses::IPv6(ip) => Some((ip.destination_address, ip.destination_port).into()),
         v2::Addresses::Unspecified | v2::Addresses::Unix(_) => None,
     };
-    Ok(Some(Header {
-        length: header.len(),
-        destination,
-    }))
+    Ok(Some(Header { length: header.len(), destination }))
 }
 
 fn parse_v1(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
@@ -118,10 +113,7 @@ fn parse_v1(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
         v1::Addresses::Tcp6(ip) => Some((ip.destination_address, ip.destination_port).into()),
         v1::Addresses::Unknown => None,
     };
-    Ok(Some(Header {
-        length: line.len(),
-        destination,
-    }))
+    Ok(Some(Header { length: line.len(), destination }))
 }
 
 /// Takes the header off `stream`; gives the destination it names and the bytes that came after it.
@@ -140,9 +132,7 @@ pub async fn read(
             return Ok((header.destination, rest));
         }
         if stream.read_buf(&mut bytes).await.map_err(HeaderError::Io)? == 0 {
-            return Err(HeaderError::Truncated {
-                received: bytes.len(),
-            });
+            return Err(HeaderError::Truncated { received: bytes.len() });
         }
     }
 }

@@ -15,18 +15,8 @@ const V4: [u8; 12] = [198, 51, 100, 2, 203, 0, 113, 10, 0x9c, 0x40, 0, 80];
 
 fn v6() -> Vec<u8> {
     let mut bytes = Vec::new();
-    bytes.extend(
-        "2001:db8::2"
-            .parse::<std::net::Ipv6Addr>()
-            .expect("v6")
-            .octets(),
-    );
-    bytes.extend(
-        "2001:db8::10"
-            .parse::<std::net::Ipv6Addr>()
-            .expect("v6")
-            .octets(),
-    );
+    bytes.extend("2001:db8::2".parse::<std::net::Ipv6Addr>().expect("v6").octets());
+    bytes.extend("2001:db8::10".parse::<std::net::Ipv6Addr>().expect("v6").octets());
     bytes.extend([0x9c, 0x40, 0x01, 0xbb]);
     bytes
 }
@@ -42,14 +32,8 @@ fn destinations_of_both_versions_and_families() {
     for (bytes, expected) in [
         (v2_bytes(1, 0x11, &V4), "203.0.113.10:80"),
         (v2_bytes(1, 0x21, &v6()), "[2001:db8::10]:443"),
-        (
-            b"PROXY TCP4 198.51.100.2 203.0.113.10 40000 80\r\n".to_vec(),
-            "203.0.113.10:80",
-        ),
-        (
-            b"PROXY TCP6 2001:db8::2 2001:db8::10 40000 443\r\n".to_vec(),
-            "[2001:db8::10]:443",
-        ),
+        (b"PROXY TCP4 198.51.100.2 203.0.113.10 40000 80\r\n".to_vec(), "203.0.113.10:80"),
+        (b"PROXY TCP6 2001:db8::2 2001:db8::10 40000 443\r\n".to_vec(), "[2001:db8::10]:443"),
     ] {
         assert_eq!(destination(&bytes).as_deref(), Some(expected));
     }
@@ -81,10 +65,7 @@ fn every_prefix_asks_for_more_and_what_follows_is_left_alone() {
         b"PROXY TCP4 198.51.100.2 203.0.113.10 40000 80\r\n".to_vec(),
     ] {
         for end in 0..header.len() {
-            assert!(
-                matches!(parse(&header[..end]), Ok(None)),
-                "{end} of {header:?}"
-            );
+            assert!(matches!(parse(&header[..end]), Ok(None)), "{end} of {header:?}");
         }
         let mut stream = header.clone();
         stream.extend(b"\r\nGET / \xff\xfe");
@@ -95,16 +76,8 @@ fn every_prefix_asks_for_more_and_what_follows_is_left_alone() {
 
 #[test]
 fn what_is_no_header_is_refused_at_once() {
-    for bytes in [
-        &b"GET / HTTP/1.1\r\n"[..],
-        b"P0",
-        b"\r\n\r\n\x01",
-        b"\x16\x03",
-    ] {
-        assert!(
-            matches!(parse(bytes), Err(HeaderError::Absent)),
-            "{bytes:?}"
-        );
+    for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"P0", b"\r\n\r\n\x01", b"\x16\x03"] {
+        assert!(matches!(parse(bytes), Err(HeaderError::Absent)), "{bytes:?}");
     }
     for bytes in [
         &b"PROXY TCP4 1.2.3.4 5.6.7.8 1 70000\r\n"[..],
@@ -113,20 +86,14 @@ fn what_is_no_header_is_refused_at_once() {
         b"PROXY \xff\r\n",
         b"PROXY \r\n",
     ] {
-        assert!(
-            matches!(parse(bytes), Err(HeaderError::MalformedV1)),
-            "{bytes:?}"
-        );
+        assert!(matches!(parse(bytes), Err(HeaderError::MalformedV1)), "{bytes:?}");
     }
     for bytes in [
         v2_bytes(1, 0x11, &V4[..11]), // too short for its family
         v2_bytes(2, 0x11, &V4),       // no such command
         v2_bytes(1, 0x41, &V4),       // no such family
     ] {
-        assert!(
-            matches!(parse(&bytes), Err(HeaderError::MalformedV2(_))),
-            "{bytes:?}"
-        );
+        assert!(matches!(parse(&bytes), Err(HeaderError::MalformedV2(_))), "{bytes:?}");
     }
 }
 
@@ -135,16 +102,10 @@ fn length_is_bounded_before_the_bytes_come() {
     let mut bytes = v2_bytes(1, 0x11, &[0; V2_LIMIT - V2_FIXED]);
     assert!(matches!(parse(&bytes), Ok(Some(_))));
     bytes[14..16].copy_from_slice(&((V2_LIMIT - V2_FIXED + 1) as u16).to_be_bytes());
-    assert!(matches!(
-        parse(&bytes[..16]),
-        Err(HeaderError::TooLong { .. })
-    ));
+    assert!(matches!(parse(&bytes[..16]), Err(HeaderError::TooLong { .. })));
     let line = [&b"PROXY TCP4 "[..], &[b'1'; 200]].concat();
     assert!(matches!(parse(&line[..V1_LIMIT - 1]), Ok(None)));
-    assert!(matches!(
-        parse(&line[..V1_LIMIT]),
-        Err(HeaderError::TooLong { .. })
-    ));
+    assert!(matches!(parse(&line[..V1_LIMIT]), Err(HeaderError::TooLong { .. })));
 }
 
 proptest! {

@@ -33,13 +33,7 @@ async fn start(change: impl FnOnce(&mut Options)) -> Running {
             other => panic!("unexpected: {other}"),
         }
     };
-    Running {
-        address,
-        health,
-        events,
-        signals,
-        task,
-    }
+    Running { address, health, events, signals, task }
 }
 
 impl Running {
@@ -99,22 +93,13 @@ async fn forwards_to_the_destination_of_the_header() {
     let mut gateway = start(|_| {}).await;
     for bind in ["127.0.0.1:0", "[::1]:0"] {
         let provider = echo(bind).await;
-        let text = format!(
-            "PROXY TCP4 198.51.100.2 127.0.0.1 40000 {}\r\n",
-            provider.port()
-        );
-        let headers = [
-            Some(header(1, provider)),
-            provider.is_ipv4().then(|| text.into_bytes()),
-        ];
+        let text = format!("PROXY TCP4 198.51.100.2 127.0.0.1 40000 {}\r\n", provider.port());
+        let headers = [Some(header(1, provider)), provider.is_ipv4().then(|| text.into_bytes())];
         for head in headers.into_iter().flatten() {
             let mut client = gateway.client().await;
             let from = client.local_addr().expect("a bound address");
             // Header and first bytes in one segment; more, larger than every buffer, after it; then a half-close.
-            client
-                .write_all(&[&head[..], b"hello"].concat())
-                .await
-                .expect("write");
+            client.write_all(&[&head[..], b"hello"].concat()).await.expect("write");
             let mut back = [0; 5];
             client.read_exact(&mut back).await.expect("read");
             assert_eq!(&back, b"hello");
@@ -128,10 +113,7 @@ async fn forwards_to_the_destination_of_the_header() {
             let mut back = Vec::new();
             read.read_to_end(&mut back).await.expect("read");
             assert!(back == expected, "{} bytes came back changed", back.len());
-            assert_eq!(
-                gateway.event().await,
-                format!("forwarded {from} -> {provider}")
-            );
+            assert_eq!(gateway.event().await, format!("forwarded {from} -> {provider}"));
         }
     }
 }
@@ -157,38 +139,19 @@ async fn refuses_what_names_no_destination_and_resets_it() {
     let whole = header(1, provider);
     let own = gateway.address;
     for (bytes, reason) in [
-        (
-            b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(),
-            "no PROXY header at its start".to_owned(),
-        ),
+        (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(), "no PROXY header at its start".to_owned()),
         (header(0, provider), "no original destination".to_owned()),
-        (
-            header(1, own),
-            format!("its original destination {own} is this gateway itself"),
-        ),
-        (
-            whole[..20].to_vec(),
-            "no complete PROXY header within 200ms".to_owned(),
-        ),
-        (
-            Vec::new(),
-            "no complete PROXY header within 200ms".to_owned(),
-        ),
+        (header(1, own), format!("its original destination {own} is this gateway itself")),
+        (whole[..20].to_vec(), "no complete PROXY header within 200ms".to_owned()),
+        (Vec::new(), "no complete PROXY header within 200ms".to_owned()),
     ] {
         let mut client = gateway.client().await;
         let from = client.local_addr().expect("a bound address");
         client.write_all(&bytes).await.expect("write");
         let end = client.read_to_end(&mut Vec::new()).await;
-        assert_eq!(
-            end.map_err(|e| e.kind()),
-            Err(io::ErrorKind::ConnectionReset),
-            "{reason}"
-        );
+        assert_eq!(end.map_err(|e| e.kind()), Err(io::ErrorKind::ConnectionReset), "{reason}");
         let line = gateway.event().await;
-        assert!(
-            line.starts_with(&format!("failed {from}: {reason}")),
-            "{line}"
-        );
+        assert!(line.starts_with(&format!("failed {from}: {reason}")), "{line}");
     }
 }
 
@@ -200,10 +163,7 @@ async fn a_header_cut_off_by_the_client_fails() {
     client.write_all(&whole[..27]).await.expect("write");
     client.shutdown().await.expect("half-close");
     let line = gateway.event().await;
-    assert!(
-        line.ends_with("closed after 27 bytes of its PROXY header"),
-        "{line}"
-    );
+    assert!(line.ends_with("closed after 27 bytes of its PROXY header"), "{line}");
 }
 
 #[tokio::test]
@@ -211,16 +171,10 @@ async fn without_accept_proxy_a_direct_connection_is_refused() {
     let mut gateway = start(|o| o.accept_proxy = false).await;
     let mut client = gateway.client().await;
     let end = client.read_to_end(&mut Vec::new()).await;
-    assert_eq!(
-        end.map_err(|e| e.kind()),
-        Err(io::ErrorKind::ConnectionReset)
-    );
+    assert_eq!(end.map_err(|e| e.kind()), Err(io::ErrorKind::ConnectionReset));
     // Unknown, or with connection tracking loaded, this gateway itself.
     let line = gateway.event().await;
-    assert!(
-        line.starts_with("failed ") && line.contains("original destination"),
-        "{line}"
-    );
+    assert!(line.starts_with("failed ") && line.contains("original destination"), "{line}");
 }
 
 #[tokio::test]
@@ -228,22 +182,14 @@ async fn a_refused_provider_resets_the_client() {
     let mut gateway = start(|_| {}).await;
     // Bound and not listening: nobody else can take the port meanwhile.
     let holder = tokio::net::TcpSocket::new_v4().expect("a socket");
-    holder
-        .bind(SocketAddr::from(([127, 0, 0, 1], 0)))
-        .expect("bind");
+    holder.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
     let closed = holder.local_addr().expect("a bound address");
     let mut client = gateway.client().await;
     client.write_all(&header(1, closed)).await.expect("write");
     let end = client.read_to_end(&mut Vec::new()).await;
-    assert_eq!(
-        end.map_err(|e| e.kind()),
-        Err(io::ErrorKind::ConnectionReset)
-    );
+    assert_eq!(end.map_err(|e| e.kind()), Err(io::ErrorKind::ConnectionReset));
     let line = gateway.event().await;
-    assert!(
-        line.ends_with(&format!(": connect to {closed}: refused")),
-        "{line}"
-    );
+    assert!(line.ends_with(&format!(": connect to {closed}: refused")), "{line}");
 }
 
 #[tokio::test]
@@ -251,18 +197,12 @@ async fn a_provider_that_resets_is_no_clean_end() {
     let gateway = start(|_| {}).await;
     let provider = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let mut client = gateway.client().await;
-    client
-        .write_all(&header(1, provider.local_addr().expect("a bound address")))
-        .await
-        .expect("write");
+    client.write_all(&header(1, provider.local_addr().expect("a bound address"))).await.expect("write");
     let (stream, _) = provider.accept().await.expect("accept");
     stream.set_zero_linger().expect("linger");
     drop(stream);
     let end = client.read_to_end(&mut Vec::new()).await;
-    assert_eq!(
-        end.map_err(|e| e.kind()),
-        Err(io::ErrorKind::ConnectionReset)
-    );
+    assert_eq!(end.map_err(|e| e.kind()), Err(io::ErrorKind::ConnectionReset));
 }
 
 #[tokio::test]
@@ -291,24 +231,11 @@ async fn health_answers_probes() {
     use crate::gateway::probe::{ProbeError, ProbeKind, probe};
     let gateway = start(|_| {}).await;
     let port = gateway.health.expect("a health address").port();
-    let ask = async |kind: ProbeKind| {
-        probe(
-            &kind,
-            gateway.address,
-            "127.0.0.1",
-            Duration::from_secs(20),
-            0,
-        )
-        .await
-    };
-    let http = |path: &str| ProbeKind::Http {
-        port,
-        path: path.to_owned(),
-    };
+    let ask =
+        async |kind: ProbeKind| probe(&kind, gateway.address, "127.0.0.1", Duration::from_secs(20), 0).await;
+    let http = |path: &str| ProbeKind::Http { port, path: path.to_owned() };
     ask(http("/healthcheck")).await.expect("healthy");
-    let handshake = ask(ProbeKind::Handshake { port })
-        .await
-        .expect("a handshake");
+    let handshake = ask(ProbeKind::Handshake { port }).await.expect("a handshake");
     assert_eq!(handshake.managed, Some(false));
     let missing = ask(http("/other")).await;
     assert!(
@@ -350,8 +277,5 @@ async fn a_port_in_use_is_named() {
     let (_signals, received) = mpsc::channel(1);
     let error = serve(Options::new(vec![address]), drop, received).await;
     let text = error.expect_err("the port is taken").to_string();
-    assert!(
-        text.starts_with(&format!("listen on {address}: ")),
-        "{text}"
-    );
+    assert!(text.starts_with(&format!("listen on {address}: ")), "{text}");
 }

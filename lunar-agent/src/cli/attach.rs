@@ -1,0 +1,73 @@
+//! `lunar-agent attach` and `detach`.
+
+use clap::Args;
+
+use super::{PlaceArgs, exit::Usage, runtime};
+use crate::control::{Answer, Request, client};
+
+/// Intercept more targets
+///
+/// Until the agent restarts: what is to last belongs into its configuration.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sudo lunar-agent attach cgroup:/sys/fs/cgroup/system.slice/checkout.service
+  sudo lunar-agent attach pid:4711 pid:4712")]
+pub struct AttachArgs {
+    /// What to intercept: cgroup:PATH, or pid:N for the whole cgroup of a process
+    #[arg(required = true, value_name = "SELECTOR")]
+    selectors: Vec<String>,
+    #[command(flatten)]
+    place: PlaceArgs,
+}
+
+/// Leave targets alone again
+///
+/// Connections that are open stay as they are.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sudo lunar-agent detach cgroup:/sys/fs/cgroup/system.slice/checkout.service
+  sudo lunar-agent detach checkout")]
+pub struct DetachArgs {
+    /// Selector or name of a target, as `status` shows it
+    #[arg(required = true, value_name = "SELECTOR")]
+    selectors: Vec<String>,
+    #[command(flatten)]
+    place: PlaceArgs,
+}
+
+impl AttachArgs {
+    /// Asks the agent.
+    ///
+    /// # Errors
+    /// If there is no agent, or it refuses.
+    pub fn run(self) -> anyhow::Result<()> {
+        ask(self.place, &Request::Attach { selectors: self.selectors })
+    }
+}
+
+impl DetachArgs {
+    /// Asks the agent.
+    ///
+    /// # Errors
+    /// If there is no agent, or it refuses.
+    pub fn run(self) -> anyhow::Result<()> {
+        ask(self.place, &Request::Detach { selectors: self.selectors })
+    }
+}
+
+fn ask(place: PlaceArgs, request: &Request) -> anyhow::Result<()> {
+    let socket = place.paths()?.socket;
+    match runtime()?.block_on(client::ask(&socket, request))? {
+        Answer::Done(lines) => {
+            for line in lines {
+                println!("{line}");
+            }
+            Ok(())
+        }
+        Answer::Refused { reason, usage: true } => Err(Usage(reason).into()),
+        Answer::Refused { reason, usage: false } => Err(anyhow::anyhow!(reason)),
+        Answer::Status(_) => Err(anyhow::anyhow!("the agent answered another question")),
+    }
+}

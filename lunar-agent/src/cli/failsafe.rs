@@ -1,0 +1,76 @@
+//! `lunar-agent failsafe`.
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use lunar_common::abi::MAX_ENDPOINTS;
+
+use super::{PlaceArgs, config::Output, status};
+use crate::kernel::{pins::Pins, state::State};
+
+/// Show the breaker, or bypass the gateway by hand
+///
+/// These work on the kernel's maps themselves, whether an agent runs or not.
+#[derive(Debug, Subcommand)]
+pub enum FailsafeCommand {
+    /// Show each endpoint's breaker as it is at this moment
+    #[command(after_help = "\
+Examples:
+  sudo lunar-agent failsafe show
+  sudo lunar-agent failsafe show -o json")]
+    Show(ShowArgs),
+    /// Send everything direct until `resume`; survives a restart of the agent
+    #[command(after_help = "\
+Examples:
+  sudo lunar-agent failsafe bypass")]
+    Bypass(PlaceArgs),
+    /// End a bypass and close every breaker
+    #[command(after_help = "\
+Examples:
+  sudo lunar-agent failsafe resume")]
+    Resume(PlaceArgs),
+}
+
+/// What `failsafe show` takes.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+impl FailsafeCommand {
+    /// Carries it out.
+    ///
+    /// # Errors
+    /// If nothing is pinned, or this user may not open it.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Show(args) => {
+                let status = status::from_pins(&args.place.paths()?.pins)?;
+                match args.output {
+                    Output::Json => println!("{}", serde_json::to_string_pretty(&status.gateway)?),
+                    Output::Table => print!("{}", status::gateway_table(&status.gateway)),
+                }
+            }
+            Self::Bypass(place) => {
+                open(&place)?.force(true);
+                println!("bypassed: everything goes direct until `lunar-agent failsafe resume`");
+            }
+            Self::Resume(place) => {
+                let state = open(&place)?;
+                for slot in 0..MAX_ENDPOINTS {
+                    state.word(slot).close();
+                }
+                state.force(false);
+                println!("resumed: every breaker is closed");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn open(place: &PlaceArgs) -> anyhow::Result<State> {
+    State::open(&Pins::new(&place.paths()?.pins)).context("the failsafe's maps cannot be opened")
+}

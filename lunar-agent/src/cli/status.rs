@@ -1,0 +1,212 @@
+//! `lunar-agent status`.
+
+use std::{
+    fmt::Write as _,
+    io::{IsTerminal, Write},
+    path::Path,
+    time::Duration,
+};
+
+use clap::Args;
+use lunar_common::verdict::Reason;
+
+use super::{PlaceArgs, config::Output, runtime, table::Table};
+use crate::{
+    config::{HumanDuration, Paths},
+    control::{
+        Answer, Request,
+        client::{self, AskError},
+        status::{Gateway, Knowledge, Status, Target, read},
+    },
+    kernel::{
+        attach::{self, Owner},
+        layout::text,
+        pins::Pins,
+        state::State,
+    },
+    targets::cgroup::Cgroup,
+};
+
+/// Show gateway, failsafe, targets and counters
+///
+/// Works from the pinned maps when the agent is dead, and says so.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sudo lunar-agent status
+  sudo lunar-agent status --watch
+  sudo lunar-agent status -o json | jq '.targets[].verdicts.redirected'")]
+pub struct StatusArgs {
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// Show it anew every second
+    #[arg(long)]
+    watch: bool,
+}
+
+impl StatusArgs {
+    /// Prints the status.
+    ///
+    /// # Errors
+    /// If there is neither an agent nor pins.
+    pub fn run(self) -> anyhow::Result<()> {
+        let paths = self.place.paths()?;
+        loop {
+            let status = fetch(&paths)?;
+            let shown = match self.output {
+                Output::Json => format!("{}\n", serde_json::to_string_pretty(&status)?),
+                Output::Table => render(&status),
+            };
+            let mut stdout = std::io::stdout().lock();
+            if self.watch && stdout.is_terminal() {
+                // Home and clear below (ECMA-48): no flicker, and nothing of the scrollback is lost.
+                write!(stdout, "\x1b[H\x1b[J")?;
+            }
+            stdout.write_all(shown.as_bytes())?;
+            stdout.flush()?;
+            drop(stdout);
+            if !self.watch {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+}
+
+/// From the agent, else from the pins.
+fn fetch(paths: &Paths) -> anyhow::Result<Status> {
+    match runtime()?.block_on(client::ask(&paths.socket, &Request::Status {})) {
+        Ok(Answer::Status(status)) => Ok(*status),
+        Ok(Answer::Refused { reason, .. }) => Err(anyhow::anyhow!(reason)),
+        Ok(Answer::Done(_)) => Err(anyhow::anyhow!("the agent answered another question")),
+        Err(e @ AskError::NotPermitted { .. }) => Err(e.into()),
+        Err(e) => {
+            if !matches!(e, AskError::NoAgent { .. }) {
+                eprintln!("{e}; this is what its pins say");
+            }
+            from_pins(&paths.pins)
+        }
+    }
+}
+
+/// The status that the pins alone tell.
+pub(super) fn from_pins(root: &Path) -> anyhow::Result<Status> {
+    let pins = Pins::new(root);
+    let state = State::open(&pins)?;
+    let mut knowledge = Knowledge::default();
+    env!("CARGO_PKG_VERSION").clone_into(&mut knowledge.agent.version);
+    Ok(read(&state, knowledge, |slot, entry| {
+        let path = text(&entry.path, entry.path_len);
+        if !Cgroup::at(Path::new(&path)).is_ok_and(|c| c.id == entry.cgroup_id) {
+            Some("its cgroup is gone".to_owned())
+        } else if !attach::complete(&pins, Owner::Target(slot)) {
+            Some("some of its pinned links were removed".to_owned())
+        } else {
+            None
+        }
+    })?)
+}
+
+fn render(status: &Status) -> String {
+    let mut out = String::new();
+    let agent = &status.agent;
+    let lease = agent
+        .lease_age_ms
+        .map_or_else(|| "no heartbeat yet".to_owned(), |ms| format!("heartbeat {} ago", millis(ms)));
+    let line = match (agent.running, agent.pid, agent.uptime_sec) {
+        (true, Some(pid), Some(up)) => {
+            format!(
+                "agent    running, pid {pid}, version {}, up {}, {lease}",
+                agent.version,
+                HumanDuration(Duration::from_secs(up as u64))
+            )
+        }
+        _ => format!(
+            "agent    NOT RUNNING ({lease}): once the lease is over everything goes direct; this is from the pins"
+        ),
+    };
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "{line}");
+    out += &gateway_table(&status.gateway);
+    out += &targets_table(&status.targets);
+    for (what, count) in [
+        ("events lost", status.losses.events),
+        ("original destinations evicted", status.losses.records),
+        ("direct for want of a PROXY header slot", status.losses.sockets_full),
+        ("without kernel memory", status.losses.storage),
+        ("PROXY headers not pushed", status.losses.headers),
+    ] {
+        if count > 0 {
+            let _ = writeln!(out, "warning  {count} {what}");
+        }
+    }
+    out
+}
+
+fn millis(ms: u64) -> String {
+    HumanDuration(Duration::from_millis(ms)).to_string()
+}
+
+/// Handoff, bypass and endpoints.
+pub(super) fn gateway_table(gateway: &Gateway) -> String {
+    let mut out = format!("gateway  handoff {}, tls {}", gateway.handoff, gateway.tls);
+    if gateway.dry_run {
+        out += ", DRY RUN: nothing is redirected";
+    }
+    if gateway.forced.is_some() {
+        out += ", BYPASSED by hand: everything goes direct until `lunar-agent failsafe resume`";
+    }
+    out += "\n\n";
+    let mut table =
+        Table::new(["ENDPOINT", "STATE", "HEALTHY", "CONNECT FAILURES", "PROBE FAILURES", "NOTE"]);
+    for e in &gateway.endpoints {
+        let state = match e.cooldown_remaining_ms {
+            0 => e.state.clone(),
+            left => format!("{} {}", e.state, millis(left)),
+        };
+        let healthy = e.healthy.map_or("-", |h| if h { "yes" } else { "no" });
+        let notes = e.problem.iter().chain(&e.last_error).cloned().collect::<Vec<_>>().join("; ");
+        table.row([
+            e.address.clone(),
+            state,
+            healthy.to_owned(),
+            e.connect_failures.to_string(),
+            e.probe_failures.to_string(),
+            notes,
+        ]);
+    }
+    out += &table.render();
+    for problem in &gateway.problems {
+        let _ = writeln!(out, "warning  {problem}");
+    }
+    out
+}
+
+/// Targets with their counters: a column for each reason that has been counted.
+fn targets_table(targets: &[Target]) -> String {
+    if targets.is_empty() {
+        return "\nno targets: `lunar-agent attach SELECTOR` adds one\n".to_owned();
+    }
+    let count = |t: &Target, reason: Reason| {
+        t.verdicts.get(reason.name()).and_then(serde_json::Value::as_u64).unwrap_or(0)
+    };
+    let reasons: Vec<Reason> = Reason::ALL
+        .into_iter()
+        .filter(|r| *r == Reason::Redirected || targets.iter().any(|t| count(t, *r) > 0))
+        .collect();
+    let mut columns = vec!["TARGET".to_owned(), "ATTACHED".to_owned()];
+    columns.extend(reasons.iter().map(|r| r.name().to_uppercase()));
+    columns.extend(["OK", "FAILED", "ABANDONED", "NOTE"].map(str::to_owned));
+    let mut table = Table::new(columns);
+    for t in targets {
+        let mut row = vec![t.name.clone(), if t.attached { "yes" } else { "NO" }.to_owned()];
+        row.extend(reasons.iter().map(|r| count(t, *r).to_string()));
+        row.extend([t.connects.succeeded, t.connects.failed, t.connects.abandoned].map(|n| n.to_string()));
+        row.push(t.problem.clone().unwrap_or_default());
+        table.row(row);
+    }
+    format!("\n{}", table.render())
+}

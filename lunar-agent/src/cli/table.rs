@@ -1,0 +1,57 @@
+//! Aligned columns: numbers to the right, text to the left, nothing behind the last.
+
+/// A table with a head.
+pub struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with these columns.
+    pub fn new(head: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self { rows: vec![head.into_iter().map(Into::into).collect()] }
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, cells: impl IntoIterator<Item = impl Into<String>>) {
+        self.rows.push(cells.into_iter().map(Into::into).collect());
+    }
+
+    /// The text, each line ended.
+    pub fn render(&self) -> String {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let cell = |row: &Vec<String>, column: usize| row.get(column).cloned().unwrap_or_default();
+        let width =
+            |column: usize| self.rows.iter().map(|r| cell(r, column).chars().count()).max().unwrap_or(0);
+        let is_number = |text: &String| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+        let numeric = |column: usize| self.rows.iter().skip(1).all(|r| is_number(&cell(r, column)));
+        let shape: Vec<(usize, bool)> =
+            (0..columns).map(|c| (width(c), self.rows.len() > 1 && numeric(c))).collect();
+        let mut out = String::new();
+        for row in &self.rows {
+            let cells: Vec<String> = shape
+                .iter()
+                .enumerate()
+                .map(|(column, (width, right))| {
+                    let text = cell(row, column);
+                    if *right { format!("{text:>width$}") } else { format!("{text:<width$}") }
+                })
+                .collect();
+            out += cells.join("  ").trim_end();
+            out.push('\n');
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_stand_right_and_text_left() {
+        let mut table = Table::new(["NAME", "COUNT", "NOTE"]);
+        table.row(["a", "7", ""]);
+        table.row(["longer", "12345", "x y"]);
+        assert_eq!(table.render(), "NAME    COUNT  NOTE\na           7\nlonger  12345  x y\n");
+    }
+}
