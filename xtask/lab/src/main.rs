@@ -1,0 +1,48 @@
+//! `lunar-lab`: the processes that play a part in the lab.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use lunar_lab::janitor::Janitor;
+use lunar_lab::role::client::Step;
+use lunar_lab::role::provider::Provider;
+
+mod selftest;
+
+#[derive(Debug, Parser)]
+#[command(about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answer calls and say who was called, and from where
+    Provider(Provider),
+    /// Call a provider and say, in JSON, what came of it
+    #[command(subcommand)]
+    Client(Step),
+    /// Remove a lab when its process is gone
+    #[command(hide = true)]
+    Janitor(Janitor),
+    /// Make a lab, say what is in it, and wait to be killed
+    #[command(hide = true)]
+    SelftestHold,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Provider(provider) => provider.run(),
+        Command::Client(step) => step.run(),
+        Command::Janitor(janitor) => janitor.run(),
+        Command::SelftestHold => selftest::hold(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("lunar-lab: {reason:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The client: an application that calls the provider and reports what it saw. It knows nothing of interception.
+//!
+//! Every step prints one JSON object. `serve` takes steps from standard input, so that a test can make many small
+//! ones in one long-lived process of the target.
+
+mod connects;
+mod dial;
+mod give_up;
+mod http;
+mod reconnect;
+mod udp;
+mod write;
+
+use std::io::{self, BufRead, Write};
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use serde_json::{Value, json};
+
+/// `lunar-lab client …`
+#[derive(Debug, Subcommand)]
+pub enum Step {
+    /// Make TCP connections one after the other
+    Connects(connects::Connects),
+    /// Connect UDP sockets and send one byte on each
+    Udp(udp::Udp),
+    /// Begin to connect and close the socket before there is an answer
+    GiveUp(give_up::GiveUp),
+    /// Connect one socket, disconnect it with AF_UNSPEC, connect it elsewhere
+    Reconnect(reconnect::Reconnect),
+    /// Make HTTP calls, one JSON line each, then a summary
+    Http(http::Http),
+    /// Send bytes to a raw provider and compare the echo
+    Write(write::Write),
+    /// Take steps from standard input, one JSON array of arguments per line, and answer one line each
+    Serve,
+}
+
+/// A step by itself, as `serve` reads it.
+#[derive(Debug, Parser)]
+#[command(name = "client", no_binary_name = true, disable_help_flag = true)]
+struct Line {
+    #[command(subcommand)]
+    step: Step,
+}
+
+impl Step {
+    /// Runs the step and prints its JSON.
+    ///
+    /// # Errors
+    /// When the step itself cannot be run; a call that fails is a result, not an error.
+    pub fn run(&self) -> Result<()> {
+        match self {
+            Self::Serve => serve(),
+            Self::Http(step) => print(&step.run(print)?),
+            step => print(&step.answer()?),
+        }
+    }
+
+    fn answer(&self) -> Result<Value> {
+        match self {
+            Self::Connects(step) => step.run(),
+            Self::Udp(step) => step.run(),
+            Self::GiveUp(step) => step.run(),
+            Self::Reconnect(step) => step.run(),
+            Self::Write(step) => step.run(),
+            Self::Http(step) => {
+                let mut calls = Vec::new();
+                let mut summary = step.run(|call| {
+                    calls.push(call.clone());
+                    Ok(())
+                })?;
+                summary["each"] = calls.into();
+                Ok(summary)
+            }
+            Self::Serve => bail!("`serve` cannot be a step of `serve`"),
+        }
+    }
+}
+
+fn serve() -> Result<()> {
+    for line in io::stdin().lock().lines() {
+        let line = line.context("cannot read a step from standard input")?;
+        print(&serve_line(&line).unwrap_or_else(|reason| json!({"error": format!("{reason:#}")})))?;
+    }
+    Ok(())
+}
+
+fn serve_line(line: &str) -> Result<Value> {
+    let args: Vec<String> = serde_json::from_str(line).context("a step is a JSON array of strings")?;
+    Line::try_parse_from(args)?.step.answer()
+}
+
+fn print(value: &Value) -> Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{value}").and_then(|()| out.flush()).context("cannot write to standard output")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serve_answers_an_error_for_what_is_no_step() {
+        for line in ["", "{}", r#"["nonsense"]"#, r#"["serve"]"#, r#"["connects"]"#] {
+            assert!(serve_line(line).is_err(), "{line}");
+        }
+    }
+}
