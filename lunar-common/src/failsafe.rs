@@ -216,8 +216,10 @@ impl Word {
 
     #[inline(always)]
     const fn opened(self, cooldown: SpanNs, now: KtimeNs) -> Self {
-        // Rounded up, so that a cooldown is never shorter than configured.
-        let until = now.after(cooldown).0 + ((1 << UNIT_SHIFT) - 1) >> UNIT_SHIFT;
+        // Rounded up, so that a cooldown is never shorter than configured; and held to what the field can say, so
+        // that one of centuries does not wrap around into the past.
+        let until = now.after(cooldown).after(SpanNs((1 << UNIT_SHIFT) - 1)).0 >> UNIT_SHIFT;
+        let until = if until > DEADLINE_MASK { DEADLINE_MASK } else { until };
         Self::pack(until, self.epoch() + 1, self.connect_failures() as u64, self.probe_failures() as u64)
     }
 
