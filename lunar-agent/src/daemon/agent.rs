@@ -27,7 +27,7 @@ use crate::{
         pins::{Lock, Pins},
         state::State,
     },
-    policy::compile::{self, Entry, Rules, Tables},
+    policy::compile::{self, Rules, Tables},
     targets::{cgroup::Cgroup, set::TargetSet},
 };
 
@@ -397,14 +397,16 @@ fn own_addresses() -> std::io::Result<Vec<IpAddr>> {
 fn tables(config: &Config, own: &[IpAddr], endpoints: &[Endpoint]) -> Result<Tables, DaemonError> {
     let internal: Vec<IpNet> =
         own.iter().copied().chain(endpoints.iter().map(|e| e.address.ip())).map(IpNet::from).collect();
-    let entries = |list: &[crate::policy::PolicyEntry]| -> Vec<Entry> {
-        list.iter().map(|e| Entry { net: e.net, port: e.port }).collect()
-    };
-    let (allow, block) = (entries(&config.policy.allow), entries(&config.policy.block));
     // Only the `lunar` handoff, whose relay reads plain HTTP, leaves TLS alone.
     let tls_direct = config.gateway.handoff == Handoff::Lunar;
-    let rules =
-        Rules { allow: &allow, block: &block, ports: &config.policy.ports, tls_direct, internal: &internal };
+    let policy = &config.policy;
+    let rules = Rules {
+        allow: &policy.allow,
+        block: &policy.block,
+        ports: &policy.ports,
+        tls_direct,
+        internal: &internal,
+    };
     Ok(compile::compile(&rules)?)
 }
 

@@ -5,6 +5,7 @@
 //! where it ends and its parent goes on. Each network on the stack carries what it and all around it say together,
 //! so an answer is whole and nobody searches twice. O(n log n), for the sort.
 
+use super::entry::PolicyEntry;
 use super::{
     internal::INTERNAL,
     ports::{PortSet, PortTable, TooMany, rule},
@@ -19,23 +20,13 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// An entry of the allow or the block list that names addresses.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Entry {
-    /// Which addresses; IPv4 never in its v4-mapped form, which the tables of IPv6 are not asked for. Bits beyond
-    /// the prefix do not matter.
-    pub net: IpNet,
-    /// The only port it speaks of, not 0.
-    pub port: Option<u16>,
-}
-
 /// What the tables are made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules<'a> {
     /// The allow list; empty: every external address is wanted.
-    pub allow: &'a [Entry],
+    pub allow: &'a [PolicyEntry],
     /// The block list.
-    pub block: &'a [Entry],
+    pub block: &'a [PolicyEntry],
     /// Ports intercepted for every wanted address.
     pub ports: &'a [u16],
     /// Whether port 443 is left alone where it is one of `ports`.

@@ -47,7 +47,11 @@ pub struct Agent {
 impl World {
     pub fn new(name: &str) -> Self {
         // SAFETY: geteuid has no preconditions.
-        assert_eq!(unsafe { libc::geteuid() }, 0, "the kernel tests need root: run `cargo xtask test` as root");
+        assert_eq!(
+            unsafe { libc::geteuid() },
+            0,
+            "the kernel tests need root: run `cargo xtask test` as root"
+        );
         let lab = Lab::new(name).unwrap();
         let (host, provider) = (lab.netns("host").unwrap(), lab.netns("provider").unwrap());
         lab.veth(
@@ -120,7 +124,10 @@ impl World {
     /// Starts an agent with this configuration and waits until it is ready.
     pub fn agent(&self, toml: &str) -> Agent {
         let agent = self.agent_unready(toml, &[]);
-        agent.child.wait_for_line("ready", SOON).unwrap_or_else(|e| panic!("{e:#}\n{}", agent.child.output()));
+        agent
+            .child
+            .wait_for_line("ready", SOON)
+            .unwrap_or_else(|e| panic!("{e:#}\n{}", agent.child.output()));
         agent
     }
 

@@ -96,7 +96,7 @@ fn always_internal(ip: IpAddr) -> bool {
 
 /// The contract, read entry by entry.
 fn contract(rules: &Rules<'_>, ip: IpAddr, port: u16) -> Reason {
-    let names = |entry: &&Entry| entry.net.contains(&ip);
+    let names = |entry: &&PolicyEntry| entry.net.contains(&ip);
     let general = rules.ports.contains(&port);
     if general && port == 443 && rules.tls_direct {
         return Reason::TlsDirect;
@@ -138,13 +138,13 @@ fn assert_tables_sound(tables: &Tables) {
 }
 
 /// `"net"` or `"net port"`.
-fn entry(text: &str) -> Entry {
+fn entry(text: &str) -> PolicyEntry {
     let (net, port) =
         text.split_once(' ').map_or((text, None), |(net, port)| (net, Some(port.parse().unwrap())));
-    Entry { net: net.parse().unwrap(), port }
+    PolicyEntry { net: net.parse().unwrap(), port }
 }
 
-fn entries(texts: &[&str]) -> Vec<Entry> {
+fn entries(texts: &[&str]) -> Vec<PolicyEntry> {
     texts.iter().map(|text| entry(text)).collect()
 }
 
@@ -169,10 +169,10 @@ fn equal_port_rules_are_one() {
 
 #[test]
 fn eight_ports_fit_an_address_and_nine_do_not() {
-    let named = |count: u16| -> Vec<Entry> {
+    let named = |count: u16| -> Vec<PolicyEntry> {
         // Half of them from the network around it.
         let net = |n| if n % 2 == 0 { "203.0.113.0/24" } else { "203.0.113.7/32" };
-        (1..=count).map(|n| Entry { net: net(n).parse().unwrap(), port: Some(8000 + n) }).collect()
+        (1..=count).map(|n| PolicyEntry { net: net(n).parse().unwrap(), port: Some(8000 + n) }).collect()
     };
     let (eight, nine) = (named(8), named(9));
     let blocking = |block| Rules {
@@ -203,11 +203,11 @@ fn eight_ports_fit_an_address_and_nine_do_not() {
 
 #[test]
 fn the_port_rules_of_a_generation_are_limited() {
-    let named = |count: u16| -> Vec<Entry> {
+    let named = |count: u16| -> Vec<PolicyEntry> {
         let net = |n: u16| IpNet::from(IpAddr::from([203, 0, n.to_be_bytes()[0], n.to_be_bytes()[1]]));
-        (0..count).map(|n| Entry { net: net(n), port: Some(10_000 + n) }).collect()
+        (0..count).map(|n| PolicyEntry { net: net(n), port: Some(10_000 + n) }).collect()
     };
-    let allowing = |allow: &[Entry]| {
+    let allowing = |allow: &[PolicyEntry]| {
         compile(&Rules { allow, block: &[], ports: &[80], tls_direct: false, internal: &[] })
     };
     let most = MAX_PORT_RULES as u16 - 1;

@@ -39,14 +39,16 @@ fn mapped(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some())
 }
 
-fn listed(most: usize) -> impl Strategy<Value = Vec<Entry>> {
+fn listed(most: usize) -> impl Strategy<Value = Vec<PolicyEntry>> {
     let port = prop_oneof![2 => Just(None), 1 => proptest::sample::select(&PORTS[..]).prop_map(Some)];
     let fresh = proptest::collection::vec((net(), port, any::<bool>()), 0..most);
     // Some networks come twice, with the port of another.
     fresh.prop_map(|entries| {
-        let mut list: Vec<_> = entries.iter().map(|&(net, port, _)| Entry { net, port }).collect();
+        let mut list: Vec<_> = entries.iter().map(|&(net, port, _)| PolicyEntry { net, port }).collect();
         let ports = entries.iter().rev().map(|&(_, port, _)| port);
-        list.extend(entries.iter().zip(ports).filter(|(e, _)| e.2).map(|(e, port)| Entry { net: e.0, port }));
+        list.extend(
+            entries.iter().zip(ports).filter(|(e, _)| e.2).map(|(e, port)| PolicyEntry { net: e.0, port }),
+        );
         list
     })
 }
@@ -70,7 +72,7 @@ fn edges(nets: impl Iterator<Item = IpNet>) -> Vec<IpAddr> {
 
 /// How many ports the contract gives or takes from one address, by the number of places they need.
 fn most_ports(rules: &Rules<'_>, ip: IpAddr) -> usize {
-    let named = |list: &[Entry], port| list.iter().any(|e| e.net.contains(&ip) && e.port == Some(port));
+    let named = |list: &[PolicyEntry], port| list.iter().any(|e| e.net.contains(&ip) && e.port == Some(port));
     let extra = PORTS.iter().filter(|&&p| !rules.ports.contains(&p) && named(rules.allow, p)).count();
     let blocked = PORTS.iter().filter(|&&p| named(rules.block, p)).count();
     extra.max(blocked)
@@ -129,7 +131,7 @@ fn a_hundred_thousand_networks() {
             } else {
                 IpNet::new_assert(Ipv4Addr::from_bits(random() as u32).into(), 18 + (random() % 15) as u8)
             };
-            Entry { net, port: (n % 50 == 0).then(|| 8000 + (random() % 3) as u16) }
+            PolicyEntry { net, port: (n % 50 == 0).then(|| 8000 + (random() % 3) as u16) }
         })
         .collect();
     let block = entries.split_off(70_000);
