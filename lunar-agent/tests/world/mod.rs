@@ -46,10 +46,8 @@ pub struct Agent {
 
 impl World {
     pub fn new(name: &str) -> Self {
-        // SAFETY: geteuid has no preconditions.
-        assert_eq!(
-            unsafe { libc::geteuid() },
-            0,
+        assert!(
+            nix::unistd::geteuid().is_root(),
             "the kernel tests need root: run `cargo xtask test` as root"
         );
         let lab = Lab::new(name).unwrap();
