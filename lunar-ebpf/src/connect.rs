@@ -79,10 +79,10 @@ fn decided_inside(attachment: Attachment, held: Option<&mut Connection>) -> bool
 /// Tells the targets around this one that it has decided.
 #[inline(always)]
 fn leave_mark(attachment: Attachment, sk: *mut bpf_sock) {
-    if attachment.nesting & nesting::HAS_OUTER != 0 {
-        if let Some(connection) = maps::connection_or_new(sk) {
-            connection.marks |= mark::DECIDED_INSIDE;
-        }
+    if attachment.nesting & nesting::HAS_OUTER != 0
+        && let Some(connection) = maps::connection_or_new(sk)
+    {
+        connection.marks |= mark::DECIDED_INSIDE;
     }
 }
 

@@ -139,14 +139,13 @@ pub fn release(ctx: &SockContext) {
     }
 }
 
-/// Switches the state call-back of this socket, leaving what other programs asked for.
+/// Switches the state call-back of this socket, leaving what other programs asked for. The kernel refuses only flags it
+/// does not know, and those cannot have been set.
 #[inline(always)]
 fn watch(ctx: &SockOpsContext, on: bool) {
     let others = ctx.cb_flags() & !BPF_SOCK_OPS_STATE_CB_FLAG;
     let flags = if on { others | BPF_SOCK_OPS_STATE_CB_FLAG } else { others };
-    if ctx.set_cb_flags(flags.cast_signed()).is_err() && on {
-        // Flags this kernel does not know cannot have been set; without the call-back a failure is seen at release.
-    }
+    ctx.set_cb_flags(flags.cast_signed()).ok();
 }
 
 /// Enters the SYN among the unanswered ones of its endpoint.
@@ -171,11 +170,11 @@ fn track(connection: &mut Connection) {
 fn untrack(connection: &mut Connection) {
     let place = connection.syn_slot.wrapping_sub(1) as usize;
     connection.syn_slot = 0;
-    if place < syn::SYN_SLOTS {
-        if let Some(syns) = maps::SYNS.get_ptr_mut(connection.endpoint) {
-            // SAFETY: as in `track`.
-            atomic::swap(unsafe { &raw mut (*syns).started[place] }, connection.started.0, 0);
-        }
+    if place < syn::SYN_SLOTS
+        && let Some(syns) = maps::SYNS.get_ptr_mut(connection.endpoint)
+    {
+        // SAFETY: as in `track`.
+        atomic::swap(unsafe { &raw mut (*syns).started[place] }, connection.started.0, 0);
     }
 }
 

@@ -7,6 +7,7 @@
 #![no_main]
 // The BPF target has no `AtomicU64::compare_exchange`; the intrinsics below it exist (see `atomic`).
 #![allow(internal_features, reason = "core::intrinsics is the only way to a compare-and-swap on this target")]
+#![expect(missing_docs, reason = "aya's macros make an undocumented twin of each documented entry")]
 #![feature(core_intrinsics)]
 
 mod accepted;

@@ -10,10 +10,10 @@ pub fn restore<H: SockAddr>(hook: &H) {
     if !hook.is_tcp() {
         return;
     }
-    if let Some(connection) = maps::connection(hook.sk()) {
-        if matches!(connection.phase, phase::DECIDED | phase::SYN_SENT | phase::ESTABLISHED) {
-            let original = connection.original;
-            hook.set_destination(&original);
-        }
+    if let Some(connection) = maps::connection(hook.sk())
+        && matches!(connection.phase, phase::DECIDED | phase::SYN_SENT | phase::ESTABLISHED)
+    {
+        let original = connection.original;
+        hook.set_destination(&original);
     }
 }
