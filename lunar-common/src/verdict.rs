@@ -83,7 +83,7 @@ pub enum Fitness {
     Fit(Ticket),
 }
 
-/// What the verdict asks, each at most once per endpoint and in this order.
+/// What the verdict asks, each at most once and in this order.
 pub trait Facts {
     /// The class of the destination's port.
     fn port_class(&self) -> PortClass;
@@ -99,14 +99,20 @@ pub trait Facts {
     fn port(&self) -> u16;
     /// Whether redirects are only counted.
     fn dry_run(&self) -> bool;
-    /// Whether a person has forced everything direct.
-    fn forced(&self) -> bool;
+    /// Steps 6 to 8, usually by [`choose`].
+    fn choose(&self) -> Verdict;
+}
+
+/// What the choice of an endpoint asks, each at most once per endpoint and in this order.
+pub trait EndpointFacts {
     /// How many endpoints there are, at most [`crate::abi::MAX_ENDPOINTS`].
     fn endpoints(&self) -> u32;
     /// Where to begin among `count` endpoints, to spread the load.
     fn first(&self, count: u32) -> u32;
     /// Whether this socket can reach the endpoint at all.
     fn suitable(&self, nth: u32) -> bool;
+    /// Whether a person has forced everything direct.
+    fn forced(&self) -> bool;
     /// The fitness of an endpoint that is suitable.
     fn fitness(&self, nth: u32) -> Fitness;
 }
@@ -126,6 +132,40 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// As one number, for a function that may return only that: the reason in bits 0 to 7, `nth` in 8 to 15, the
+    /// missing endpoint + 1 in 16 to 23, the tickets (14 bits each) from 24 and 40.
+    #[inline(always)]
+    pub fn pack(self) -> u64 {
+        let (missing, ticket) = match self.missing {
+            Some((nth, ticket)) => (nth + 1, ticket),
+            None => (0, Ticket(0)),
+        };
+        self.reason as u64
+            | u64::from(self.nth) << 8
+            | u64::from(missing) << 16
+            | u64::from(self.ticket.0) << 24
+            | u64::from(ticket.0) << 40
+    }
+
+    /// Out of the number that [`Verdict::pack`] made.
+    #[inline(always)]
+    pub fn unpack(packed: u64) -> Self {
+        let byte = |at: u32| (packed >> at) as u32 & 0xff;
+        let ticket = |at: u32| Ticket((packed >> at) as u32 & 0xffff);
+        let reason = match byte(0) {
+            0 => Reason::Redirected,
+            8 => Reason::Forced,
+            9 => Reason::Cooldown,
+            10 => Reason::NoListener,
+            _ => Reason::Unsuitable,
+        };
+        let missing = match byte(16) {
+            0 => None,
+            place => Some((place - 1, ticket(40))),
+        };
+        Self { reason, nth: byte(8), ticket: ticket(24), missing }
+    }
+
     #[inline(always)]
     const fn direct(reason: Reason) -> Self {
         Self { reason, nth: 0, ticket: Ticket(0), missing: None }
@@ -165,7 +205,7 @@ pub fn decide(facts: &impl Facts) -> Verdict {
     if facts.dry_run() {
         return Verdict::direct(Reason::DryRun);
     }
-    choose(facts)
+    facts.choose()
 }
 
 #[inline(always)]
@@ -180,7 +220,7 @@ fn blocks_port(facts: &impl Facts, answer: Answer) -> bool {
 
 /// Steps 6 to 8: the first fit endpoint from a random start; otherwise how far the best one came.
 #[inline(always)]
-fn choose(facts: &impl Facts) -> Verdict {
+pub fn choose(facts: &impl EndpointFacts) -> Verdict {
     let count = facts.endpoints();
     let first = facts.first(count);
     let mut best = Reason::Unsuitable;

@@ -8,7 +8,7 @@ use lunar_common::{
     verdict::{Reason, Verdict, decide},
 };
 
-use crate::{atomic, context::SockAddr, count, facts::ConnectFacts, maps};
+use crate::{apart, atomic, context::SockAddr, count, facts::ConnectFacts, maps};
 
 /// Decides and acts. Nothing that goes wrong here keeps the connection from its original destination.
 #[inline(always)]
@@ -39,7 +39,7 @@ pub fn connect<H: SockAddr>(hook: &H) {
     let facts = ConnectFacts { hook, settings, control, destination, family, now };
     let verdict = decide(&facts);
     if let Some((nth, ticket)) = verdict.missing {
-        count::settle(facts.slot(nth), ticket.0, true);
+        apart::settle(apart::slot(settings, nth), ticket.0, 1);
     }
     let reason = match verdict.reason {
         Reason::Redirected => redirect(&facts, verdict, attachment, held),
@@ -59,7 +59,14 @@ pub fn connect<H: SockAddr>(hook: &H) {
         attachment.target.wrapping_sub(1),
         reason as u32
     );
-    count::flow(settings.flags, attachment.target, facts.slot(verdict.nth), reason, destination, now);
+    count::flow(
+        settings.flags,
+        attachment.target,
+        apart::slot(facts.settings, verdict.nth),
+        reason,
+        destination,
+        now,
+    );
 }
 
 /// Whether a target within this one has decided already. The outermost target wipes the mark.
@@ -106,7 +113,8 @@ fn redirect<H: SockAddr>(
     attachment: Attachment,
     held: Option<&mut Connection>,
 ) -> Reason {
-    let Some(endpoint) = facts.endpoint(verdict.nth) else { return Reason::Unsuitable };
+    let slot = apart::slot(facts.settings, verdict.nth);
+    let Some(endpoint) = maps::ENDPOINTS.get(slot) else { return Reason::Unsuitable };
     let connection = match held {
         Some(connection) => connection,
         None => match maps::connection_or_new(facts.hook.sk()) {
@@ -130,7 +138,7 @@ fn redirect<H: SockAddr>(
     }
     connection.original = facts.destination;
     connection.target = attachment.target;
-    connection.endpoint = facts.slot(verdict.nth);
+    connection.endpoint = slot;
     connection.ticket = verdict.ticket.0;
     connection.syn_slot = 0;
     connection.started = KtimeNs(0);

@@ -3,13 +3,12 @@
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use lunar_common::{
     abi::{Connection, Event, event, flag},
-    failsafe::{self, Attempt, Limits, Outcome, Step, Ticket, Word},
     net::Destination,
     time::KtimeNs,
     verdict::Reason,
 };
 
-use crate::{atomic, maps};
+use crate::{apart, maps};
 
 /// Adds one to a counter of a target; `target` is its slot + 1.
 macro_rules! of_target {
@@ -77,33 +76,11 @@ pub fn flow(flags: u32, target: u32, endpoint: u32, reason: Reason, original: De
     }
 }
 
-/// Enters the result of a connect into the word of its endpoint, and tells of a transition.
-#[inline(never)]
-pub fn settle(endpoint: u32, ticket: u32, failed: bool) {
-    let Some(word) = maps::FAILSAFE.get_ptr_mut(endpoint) else { return };
-    let Some(settings) = maps::settings() else { return };
-    let limits: Limits = settings.limits();
-    let now = maps::now();
-    let outcome = if failed { Outcome::Failure } else { Outcome::Success };
-    let step =
-        failsafe::settle(&atomic::WordCell(word), Attempt::Connect, outcome, Ticket(ticket), limits, now);
-    match step {
-        Step::Opened(word) => transition(event::OPENED, endpoint, word, now),
-        Step::Closed(word) => transition(event::CLOSED, endpoint, word, now),
-        Step::Dropped | Step::Unchanged | Step::Counted(_) => {}
-    }
-}
-
-#[inline(always)]
-fn transition(kind: u32, endpoint: u32, word: Word, at: KtimeNs) {
-    tell(Event { at, kind, endpoint, word: word.0, ..Event::default() });
-}
-
 /// Counts a redirected connect that failed, enters it into the failsafe and tells the agent.
 #[inline(always)]
 pub fn connect_failed(connection: &Connection) {
     of_target!(connection.target, failed);
-    settle(connection.endpoint, connection.ticket, true);
+    apart::settle(connection.endpoint, connection.ticket, 1);
     tell(Event {
         at: maps::now(),
         kind: event::CONNECT_FAILED,

@@ -1,17 +1,16 @@
 //! What the verdict asks, answered from the maps.
 
-use aya_ebpf::{Global, helpers::bpf_get_prandom_u32};
+use aya_ebpf::Global;
 use lunar_common::{
-    abi::{Control, Endpoint, MAX_ENDPOINTS, Settings, flag},
-    failsafe::{Ticket, Word},
-    net::{Address, Destination},
+    abi::{Control, Settings, flag},
+    net::Destination,
     policy::{self, Answer, PORTS_PER_WORD, PortClass, PortRule},
-    syn,
     time::KtimeNs,
-    verdict::{Facts, Fitness},
+    verdict::{Facts, Verdict},
 };
 
 use crate::{
+    apart,
     atomic::load,
     context::{self, SockAddr},
     count, maps,
@@ -42,27 +41,6 @@ pub struct ConnectFacts<'a, H> {
     pub family: u16,
     /// The time at which all is decided.
     pub now: KtimeNs,
-}
-
-impl<H: SockAddr> ConnectFacts<'_, H> {
-    /// Slot of the nth endpoint of the list.
-    #[inline(always)]
-    pub fn slot(&self, nth: u32) -> u32 {
-        // The mask is for the verifier.
-        u32::from(self.settings.endpoints[nth as usize & (MAX_ENDPOINTS as usize - 1)])
-    }
-
-    /// The nth endpoint of the list.
-    #[inline(always)]
-    pub fn endpoint(&self, nth: u32) -> Option<&'static Endpoint> {
-        maps::ENDPOINTS.get(self.slot(nth))
-    }
-
-    #[inline(always)]
-    fn unready(&self) -> u32 {
-        // SAFETY: a live map value; only the field's address is taken.
-        load(unsafe { &raw const (*self.control).unready })
-    }
 }
 
 impl<H: SockAddr> Facts for ConnectFacts<'_, H> {
@@ -99,7 +77,8 @@ impl<H: SockAddr> Facts for ConnectFacts<'_, H> {
 
     #[inline(always)]
     fn policy(&self) -> Answer {
-        Answer(look_up(&self.destination.address, u32::from(self.family)))
+        let key = policy::v6_key(self.destination.address);
+        Answer(apart::policy_answer(key.high, key.low, u32::from(self.family)))
     }
 
     #[inline(always)]
@@ -113,84 +92,9 @@ impl<H: SockAddr> Facts for ConnectFacts<'_, H> {
     }
 
     #[inline(always)]
-    fn forced(&self) -> bool {
-        // SAFETY: a live map value; only the field's address is taken.
-        load(unsafe { &raw const (*self.control).forced }) != 0
+    fn choose(&self) -> Verdict {
+        let reaches = !context::bound_to_device(self.hook.sk()) && self.hook.permits(self.family);
+        let family = if reaches { u32::from(self.family) } else { 0 };
+        Verdict::unpack(apart::choose_endpoint(family, self.hook.netns(), self.now.0))
     }
-
-    #[inline(always)]
-    fn endpoints(&self) -> u32 {
-        self.settings.endpoint_count
-    }
-
-    #[inline(always)]
-    fn first(&self, count: u32) -> u32 {
-        // With one endpoint any number does, and the clock's is at hand; a constant would make the verifier walk the
-        // list twice, once from each start.
-        let random = if count > 1 {
-            // SAFETY: the helper has no preconditions.
-            unsafe { bpf_get_prandom_u32() }
-        } else {
-            self.now.0 as u32
-        };
-        // Multiply and shift: a fair share without a division.
-        ((u64::from(random) * u64::from(count)) >> 32) as u32
-    }
-
-    #[inline(always)]
-    fn suitable(&self, nth: u32) -> bool {
-        let Some(endpoint) = self.endpoint(nth) else { return false };
-        endpoint.family == self.family
-            && !context::bound_to_device(self.hook.sk())
-            && (endpoint.netns == 0 || endpoint.netns == self.hook.netns())
-            && self.unready() >> (self.slot(nth) & 31) & 1 == 0
-            && self.hook.permits(self.family)
-    }
-
-    #[inline(always)]
-    fn fitness(&self, nth: u32) -> Fitness {
-        let slot = self.slot(nth);
-        let (Some(word), Some(endpoint)) = (maps::FAILSAFE.get_ptr(slot), self.endpoint(nth)) else {
-            return Fitness::Cooling;
-        };
-        let Some(ticket) = Word(load(word)).admit(self.now, self.settings.grace) else {
-            return Fitness::Cooling;
-        };
-        if oldest_syn_overdue(slot, self.now.0) != 0 {
-            return Fitness::Cooling;
-        }
-        if endpoint.local != 0 && !maps::listening(slot) {
-            return Fitness::NoListener(ticket);
-        }
-        Fitness::Fit(Ticket(ticket.0))
-    }
-}
-
-/// Whether the endpoint has left a SYN unanswered for too long. A function of its own: once, for the verifier.
-#[inline(never)]
-fn oldest_syn_overdue(slot: u32, now: u64) -> u32 {
-    let Some(syns) = maps::SYNS.get_ptr(slot) else { return 0 };
-    for place in 0..syn::SYN_SLOTS {
-        // An early return and no accumulator: the verifier would follow each of its values through the rest.
-        // SAFETY: the index is within the array of the live map value.
-        if syn::overdue(load(unsafe { &raw const (*syns).started[place] }), KtimeNs(now)) {
-            return 1;
-        }
-    }
-    0
-}
-
-/// The policy's raw answer for an address. A function of its own: once, for the verifier.
-#[inline(never)]
-fn look_up(address: &Address, family: u32) -> u32 {
-    let answer = if family == 4 {
-        let key = policy::v4_key(*address);
-        let bucket = maps::BUCKETS_V4.get(policy::Family::bucket(key)).copied().unwrap_or_default();
-        policy::search(key, bucket, |i| maps::BOUNDARIES_V4.get(i).copied())
-    } else {
-        let key = policy::v6_key(*address);
-        let bucket = maps::BUCKETS_V6.get(policy::Family::bucket(key)).copied().unwrap_or_default();
-        policy::search(key, bucket, |i| maps::BOUNDARIES_V6.get(i).copied())
-    };
-    answer.0
 }

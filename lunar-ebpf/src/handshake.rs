@@ -20,7 +20,7 @@ use lunar_common::{
 };
 
 use crate::{
-    atomic,
+    apart, atomic,
     connect::release_slot,
     context::{self, Ends},
     count, maps,
@@ -89,7 +89,7 @@ fn answered(ctx: &SockOpsContext, connection: &mut Connection, settings: &Settin
     untrack(connection);
     watch(ctx, false);
     count::of_target!(connection.target, succeeded);
-    count::settle(connection.endpoint, connection.ticket, false);
+    apart::settle(connection.endpoint, connection.ticket, 0);
     if settings.flags & flag::PROXY_HEADER != 0 {
         let key = context::cookie(ctx);
         // SAFETY: `ops` is the context this program was called with.

@@ -11,6 +11,7 @@
 #![feature(core_intrinsics)]
 
 mod accepted;
+mod apart;
 mod atomic;
 mod connect;
 mod context;

@@ -154,22 +154,19 @@ pub fn accept<T>(sk: *mut T, original: &mut Destination) -> bool {
     }
 }
 
-/// Whether a listening socket of the endpoint is alive. The kernel empties a slot when its socket closes.
+/// Whether a place of the listeners holds a socket.
 #[inline(always)]
-pub fn listening(endpoint: u32) -> bool {
-    for place in 0..LISTENERS_PER_ENDPOINT {
-        let key = endpoint * LISTENERS_PER_ENDPOINT + place;
-        // SAFETY: the map outlives the program; a look-up in a sockmap takes a reference that is released here.
-        unsafe {
-            let sk = bpf_map_lookup_elem(
-                (&raw const LISTENERS).cast_mut().cast(),
-                (&raw const key).cast_mut().cast(),
-            );
-            if !sk.is_null() {
-                bpf_sk_release(sk);
-                return true;
-            }
+pub fn listener(place: u32) -> bool {
+    // SAFETY: the map outlives the program; a look-up in a sockmap takes a reference, which is released here.
+    unsafe {
+        let sk = bpf_map_lookup_elem(
+            (&raw const LISTENERS).cast_mut().cast(),
+            (&raw const place).cast_mut().cast(),
+        );
+        if sk.is_null() {
+            return false;
         }
+        bpf_sk_release(sk);
+        true
     }
-    false
 }

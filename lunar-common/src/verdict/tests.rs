@@ -105,6 +105,13 @@ impl Facts for Connect {
         self.ask(Question::DryRun);
         self.dry_run
     }
+    fn choose(&self) -> Verdict {
+        // Through the number and back, as in the kernel.
+        Verdict::unpack(choose(self).pack())
+    }
+}
+
+impl EndpointFacts for Connect {
     fn forced(&self) -> bool {
         self.ask(Forced);
         self.forced

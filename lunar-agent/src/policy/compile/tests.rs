@@ -5,7 +5,7 @@ use lunar_common::{
     failsafe::Ticket,
     net::Address,
     policy::{Family, PortClass, search, v4_key, v6_key},
-    verdict::{Facts, Fitness, Reason, decide},
+    verdict::{Facts, Reason, Verdict, decide},
 };
 
 mod cases;
@@ -49,20 +49,8 @@ impl Facts for Connect<'_> {
     fn dry_run(&self) -> bool {
         false
     }
-    fn forced(&self) -> bool {
-        false
-    }
-    fn endpoints(&self) -> u32 {
-        1
-    }
-    fn first(&self, _: u32) -> u32 {
-        0
-    }
-    fn suitable(&self, _: u32) -> bool {
-        true
-    }
-    fn fitness(&self, _: u32) -> Fitness {
-        Fitness::Fit(Ticket(0))
+    fn choose(&self) -> Verdict {
+        Verdict { reason: Reason::Redirected, nth: 0, ticket: Ticket(0), missing: None }
     }
 }
 

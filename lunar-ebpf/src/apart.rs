@@ -1,0 +1,168 @@
+//! The functions that the verifier looks at apart from their callers: global in BTF, so each is verified once, with
+//! unknown arguments, and not again for every state in which it is called. With everything inline the verdict took
+//! 130,000 verified instructions and a quarter of a second to load; so it takes a few thousand.
+//!
+//! The kernel wants their arguments and results to be plain numbers.
+
+use aya_ebpf::helpers::bpf_get_prandom_u32;
+use lunar_common::{
+    abi::{Control, Endpoint, Event, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS, Settings, event},
+    failsafe::{self, Attempt, Outcome, Step, Ticket, Word},
+    policy::{self, Family, V4, V6},
+    syn,
+    time::KtimeNs,
+    verdict::{self, EndpointFacts, Fitness, Reason},
+};
+
+use crate::{
+    atomic::{self, load},
+    count, maps,
+};
+
+/// The endpoints, as a socket sees them.
+struct Endpoints<'a> {
+    settings: &'a Settings,
+    control: *const Control,
+    /// Family of the addresses that the socket can reach, 4 or 6; 0 for none.
+    family: u32,
+    /// Cookie of its network namespace.
+    netns: u64,
+    now: KtimeNs,
+}
+
+impl Endpoints<'_> {
+    #[inline(always)]
+    fn get(&self, nth: u32) -> Option<&'static Endpoint> {
+        maps::ENDPOINTS.get(slot(self.settings, nth))
+    }
+}
+
+impl EndpointFacts for Endpoints<'_> {
+    #[inline(always)]
+    fn endpoints(&self) -> u32 {
+        self.settings.endpoint_count
+    }
+
+    #[inline(always)]
+    fn first(&self, count: u32) -> u32 {
+        // With one endpoint any number does, and the clock's is at hand; a constant would make the verifier walk the
+        // list twice, once from each start.
+        let random = if count > 1 {
+            // SAFETY: the helper has no preconditions.
+            unsafe { bpf_get_prandom_u32() }
+        } else {
+            self.now.0 as u32
+        };
+        // Multiply and shift: a fair share without a division.
+        ((u64::from(random) * u64::from(count)) >> 32) as u32
+    }
+
+    #[inline(always)]
+    fn suitable(&self, nth: u32) -> bool {
+        let Some(endpoint) = self.get(nth) else { return false };
+        // SAFETY: a live map value; only the field's address is taken.
+        let unready = load(unsafe { &raw const (*self.control).unready });
+        u32::from(endpoint.family) == self.family
+            && (endpoint.netns == 0 || endpoint.netns == self.netns)
+            && unready >> (slot(self.settings, nth) & 31) & 1 == 0
+    }
+
+    #[inline(always)]
+    fn forced(&self) -> bool {
+        // SAFETY: as in `suitable`.
+        load(unsafe { &raw const (*self.control).forced }) != 0
+    }
+
+    #[inline(always)]
+    fn fitness(&self, nth: u32) -> Fitness {
+        let slot = slot(self.settings, nth);
+        let (Some(word), Some(endpoint)) = (maps::FAILSAFE.get_ptr(slot), self.get(nth)) else {
+            return Fitness::Cooling;
+        };
+        let Some(ticket) = Word(load(word)).admit(self.now, self.settings.grace) else {
+            return Fitness::Cooling;
+        };
+        if overdue_syn(slot, self.now.0) != 0 {
+            Fitness::Cooling
+        } else if endpoint.local != 0 && listening(slot) == 0 {
+            Fitness::NoListener(ticket)
+        } else {
+            Fitness::Fit(ticket)
+        }
+    }
+}
+
+/// Slot of the nth endpoint of the list.
+#[inline(always)]
+pub fn slot(settings: &Settings, nth: u32) -> u32 {
+    // The mask is for the verifier.
+    u32::from(settings.endpoints[nth as usize & (MAX_ENDPOINTS as usize - 1)])
+}
+
+/// Whether the endpoint in `slot` has left a SYN unanswered for too long at `now` (nanoseconds).
+#[unsafe(no_mangle)]
+pub extern "C" fn overdue_syn(slot: u32, now: u64) -> u32 {
+    let Some(syns) = maps::SYNS.get_ptr(slot) else { return 0 };
+    for place in 0..syn::SYN_SLOTS {
+        // SAFETY: the index is within the array of the live map value.
+        if syn::overdue(load(unsafe { &raw const (*syns).started[place] }), KtimeNs(now)) {
+            return 1;
+        }
+    }
+    0
+}
+
+/// Whether a listening socket of the endpoint in `slot` is alive. The kernel empties a place when its socket closes.
+#[unsafe(no_mangle)]
+pub extern "C" fn listening(slot: u32) -> u32 {
+    for place in 0..LISTENERS_PER_ENDPOINT {
+        if maps::listener(slot * LISTENERS_PER_ENDPOINT + place) {
+            return 1;
+        }
+    }
+    0
+}
+
+/// Steps 6 to 8 of the verdict, packed: for a socket that can reach addresses of `family` (4, 6, or 0 for none), in
+/// the network namespace with the cookie `netns`, at `now` (nanoseconds).
+#[unsafe(no_mangle)]
+pub extern "C" fn choose_endpoint(family: u32, netns: u64, now: u64) -> u64 {
+    let (Some(settings), Some(control)) = (maps::settings(), maps::control()) else {
+        return Reason::Unsuitable as u64;
+    };
+    verdict::choose(&Endpoints { settings, control, family, netns, now: KtimeNs(now) }).pack()
+}
+
+/// The policy's raw answer for an address, given as two halves in host order, of family 4 or 6.
+#[unsafe(no_mangle)]
+pub extern "C" fn policy_answer(high: u64, low: u64, family: u32) -> u32 {
+    let answer = if family == 4 {
+        let key = V4(low as u32);
+        let bucket = maps::BUCKETS_V4.get(key.bucket()).copied().unwrap_or_default();
+        policy::search(key, bucket, |i| maps::BOUNDARIES_V4.get(i).copied())
+    } else {
+        let key = V6 { high, low };
+        let bucket = maps::BUCKETS_V6.get(key.bucket()).copied().unwrap_or_default();
+        policy::search(key, bucket, |i| maps::BOUNDARIES_V6.get(i).copied())
+    };
+    answer.0
+}
+
+/// Enters the result of a connect (`failed` 0 or 1) into the word of its endpoint, and tells of a transition.
+#[unsafe(no_mangle)]
+pub extern "C" fn settle(endpoint: u32, ticket: u32, failed: u32) -> u32 {
+    let (Some(word), Some(settings)) = (maps::FAILSAFE.get_ptr_mut(endpoint), maps::settings()) else {
+        return 0;
+    };
+    let now = maps::now();
+    let outcome = if failed != 0 { Outcome::Failure } else { Outcome::Success };
+    let cell = atomic::WordCell(word);
+    let (kind, word) =
+        match failsafe::settle(&cell, Attempt::Connect, outcome, Ticket(ticket), settings.limits(), now) {
+            Step::Opened(word) => (event::OPENED, word),
+            Step::Closed(word) => (event::CLOSED, word),
+            Step::Dropped | Step::Unchanged | Step::Counted(_) => return 0,
+        };
+    count::tell(Event { at: now, kind, endpoint, word: word.0, ..Event::default() });
+    1
+}
