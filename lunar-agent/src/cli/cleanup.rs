@@ -1,9 +1,11 @@
 //! `lunar-agent cleanup`.
 
+use std::io::ErrorKind;
+
 use clap::Args;
 
 use super::PlaceArgs;
-use crate::kernel::pins::Pins;
+use crate::kernel::{KernelError, pins::Pins};
 
 /// Remove every pin and link that this program ever made; traffic goes direct
 ///
@@ -25,12 +27,14 @@ impl CleanupArgs {
     /// If an agent runs, or something cannot be removed.
     pub fn run(self) -> anyhow::Result<()> {
         let root = self.place.paths()?.pins;
-        if !root.exists() {
-            println!("nothing is pinned at {}", root.display());
-            return Ok(());
-        }
         let pins = Pins::new(&root);
-        let _lock = pins.lock()?;
+        let _lock = match pins.lock() {
+            Err(KernelError::Sys { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                println!("nothing is pinned at {}", root.display());
+                return Ok(());
+            }
+            lock => lock?,
+        };
         let removed = pins.remove_all()?;
         println!("removed {} pins from {}; traffic goes direct", removed.len(), root.display());
         Ok(())

@@ -26,14 +26,16 @@ const PLACES: usize = 16;
 /// A request and where its answer goes.
 pub type Ask = (Request, oneshot::Sender<Answer>);
 
-/// Listens at `path`, which nobody but root can reach. What a dead agent left there is removed: the caller holds the
-/// lock on the pins, so there is no living one.
+/// Listens at `path`, which nobody but root can reach. What a dead agent left there is removed.
 ///
 /// # Errors
-/// If the folder or the socket cannot be made.
+/// If an agent (on other pins) listens there, or the folder or the socket cannot be made.
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
     if let Some(dir) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent listens there"));
     }
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),

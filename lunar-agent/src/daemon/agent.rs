@@ -250,7 +250,8 @@ impl Agent {
         self.write_endpoints()?;
         self.generation =
             Generation::load(&self.pins, settings, &tables, self.capabilities, kernel_log(&self.config))?;
-        for target in self.targets.iter() {
+        // One whose cgroup is gone has nothing to swap, and another may have taken its path.
+        for target in self.targets.iter().filter(|t| t.cgroup.exists()) {
             let owner = Owner::Target(target.slot);
             let attachment = self.targets.attachment(target);
             attach::attach(&self.pins, &mut self.state, &self.generation, owner, &target.cgroup, attachment)?;

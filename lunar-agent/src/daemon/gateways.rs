@@ -7,7 +7,10 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use lunar_common::abi::{Attachment, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS};
+use lunar_common::{
+    abi::{Attachment, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS},
+    time::{KtimeNs, SpanNs},
+};
 
 use super::agent::Agent;
 use crate::{
@@ -20,6 +23,7 @@ use crate::{
         KernelError,
         attach::{self, Owner},
         generation::Generation,
+        layout::{now, span},
         pins::Pins,
         state::State,
     },
@@ -33,6 +37,9 @@ pub(super) struct Gateways {
     held: HashMap<u32, Vec<Held>>,
     /// By cgroup id: where the original destination is answered.
     answering: HashMap<u64, Cgroup>,
+    /// By endpoint slot where nobody is seen to listen: a probe that ended well after this began after the last
+    /// listener had gone.
+    unseen: HashMap<u32, KtimeNs>,
     /// By endpoint slot: why it takes no connection.
     problems: HashMap<u32, String>,
     /// Endpoint slots that have shaken hands.
@@ -107,17 +114,26 @@ impl Agent {
     fn watch_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), KernelError> {
         let local =
             endpoint.address.ip().is_loopback() || self.own_addresses.contains(&endpoint.address.ip());
-        let held = if local { self.look_for_listeners(endpoint)? } else { Vec::new() };
-        if self.config.gateway.handoff != Handoff::OriginalDst {
-            return Ok(());
+        let held = if local { self.look_for_listeners(endpoint) } else { Vec::new() };
+        // Before the kernel hears of a new listener: no connection may get there whose destination nobody tells.
+        if self.config.gateway.handoff == Handoff::OriginalDst {
+            self.answer_for(endpoint, local, &held);
+            self.write_unready();
         }
+        if local { self.show_listeners(endpoint, held) } else { Ok(()) }
+    }
+
+    /// Sees to it that the gateway is told the original destinations, or else that it takes no connection.
+    fn answer_for(&mut self, endpoint: &Endpoint, local: bool, held: &[Held]) {
         let answering = match &self.config.gateway.process {
             GatewayProcess::None => Ok(()),
             GatewayProcess::Selector(selector) => match Cgroup::find(selector) {
                 Ok(cgroup) => self.answer_in(cgroup),
                 Err(e) => Err(format!("gateway.process: {e}")),
             },
-            GatewayProcess::Auto if local => self.answer_where_it_listens(&held),
+            // The kernel finds no listener either: the connect goes direct, and counts.
+            GatewayProcess::Auto if local && self.is_watched(endpoint.slot, held) && held.is_empty() => Ok(()),
+            GatewayProcess::Auto if local => self.answer_where_it_listens(held),
             // A gateway elsewhere learns the destination from Host or SNI.
             GatewayProcess::Auto => Ok(()),
         };
@@ -133,32 +149,53 @@ impl Agent {
             }
             Err(_) => {}
         }
-        Ok(())
     }
 
-    /// Who listens at a local endpoint; tells the kernel of their sockets.
-    fn look_for_listeners(&mut self, endpoint: &Endpoint) -> Result<Vec<Held>, KernelError> {
-        let before = self.gateways.held.get(&endpoint.slot).cloned().unwrap_or_default();
-        let mut held = before.clone();
+    /// Who listens at a local endpoint.
+    fn look_for_listeners(&mut self, endpoint: &Endpoint) -> Vec<Held> {
+        let slot = endpoint.slot;
+        let mut held = self.gateways.held.get(&slot).cloned().unwrap_or_default();
         if held.is_empty() || !held.iter().all(Held::stands) {
             held = listener::find(endpoint.address);
         } else {
             held.extend(self.new_workers(&held));
         }
-        if held != before {
-            self.offer_listeners(endpoint.slot, &held)?;
-            self.gateways.held.insert(endpoint.slot, held.clone());
+        if !held.is_empty() {
+            self.gateways.unseen.remove(&slot);
+        } else if !self.gateways.unseen.contains_key(&slot) {
+            // A probe under way may have connected to whoever has gone; at the start there is none.
+            let under_way =
+                if self.gateways.held.contains_key(&slot) { span(self.config.health.timeout) } else { SpanNs(0) };
+            self.gateways.unseen.insert(slot, now().after(under_way));
         }
-        // Where a connect succeeds although nobody is seen to listen (NAT, a socket of another network namespace),
-        // the sockets say nothing.
-        let seen = !held.is_empty() || !self.is_healthy(endpoint.slot);
-        let mut entry = self.state.endpoint(endpoint.slot)?;
-        let local = u16::from(seen && self.capabilities.can_copy_sockets());
+        held
+    }
+
+    /// Tells the kernel of the sockets that listen at a local endpoint, and whether they say all.
+    fn show_listeners(&mut self, endpoint: &Endpoint, held: Vec<Held>) -> Result<(), KernelError> {
+        let slot = endpoint.slot;
+        let local = u16::from(self.is_watched(slot, &held));
+        if self.gateways.held.get(&slot).map_or(!held.is_empty(), |before| *before != held) {
+            self.offer_listeners(slot, &held)?;
+            self.gateways.held.insert(slot, held);
+        }
+        let mut entry = self.state.endpoint(slot)?;
         if entry.local != local {
             entry.local = local;
-            self.state.set_endpoint(endpoint.slot, entry)?;
+            self.state.set_endpoint(slot, entry)?;
         }
-        Ok(held)
+        Ok(())
+    }
+
+    /// Whether the sockets tell the kernel if somebody listens. They say nothing where a probe's connect succeeds
+    /// although nobody is seen to listen (NAT, a socket of another network namespace).
+    fn is_watched(&self, slot: u32, held: &[Held]) -> bool {
+        let answers_unseen = || {
+            // A handshake connects to another port.
+            !self.probes.shake_hands()
+                && self.gateways.unseen.get(&slot).is_some_and(|since| self.is_healthy_since(slot, *since))
+        };
+        self.capabilities.can_copy_sockets() && (!held.is_empty() || !answers_unseen())
     }
 
     /// Processes that have joined the gateway's cgroups since and hold its sockets too.

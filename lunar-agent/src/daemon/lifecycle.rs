@@ -41,11 +41,13 @@ impl Agent {
         let pinned = self.state.targets()?;
         let slot_of =
             |cgroup: &Cgroup| pinned.iter().find(|(_, e)| e.cgroup_id == cgroup.id).map(|(slot, _)| *slot);
-        for (name, cgroup) in wanted {
+        let kept: BTreeSet<u32> = wanted.iter().filter_map(|(_, cgroup)| slot_of(cgroup)).collect();
+        // Those that have a slot first: it is not free for the others, whatever the configuration's order.
+        let (had, new): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(_, c)| slot_of(c).is_some());
+        for (name, cgroup) in had.into_iter().chain(new) {
             let slot = slot_of(&cgroup);
             self.targets.add(name, cgroup, slot)?;
         }
-        let kept: BTreeSet<u32> = self.targets.iter().map(|t| t.slot).collect();
         // What is not wanted any longer goes first: its slot may be wanted.
         for owner in attach::owners(&self.pins)? {
             match owner {
@@ -143,9 +145,9 @@ impl Agent {
     pub(super) fn watch_targets(&mut self) {
         for target in self.targets.iter() {
             let problem = if !target.cgroup.exists() {
-                Some(format!("its cgroup is gone: detach {:?}, or attach it anew", target.name))
+                Some(format!("its cgroup is gone: detach {:?}, then attach what took its place", target.name))
             } else if !attach::complete(&self.pins, Owner::Target(target.slot)) {
-                Some("some of its pinned links were removed: attach it anew".to_owned())
+                Some(format!("some of its pinned links were removed: detach {:?}, then attach it", target.name))
             } else {
                 None
             };

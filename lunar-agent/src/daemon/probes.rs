@@ -165,9 +165,9 @@ impl Agent {
         self.state.set_endpoint(slot, entry)
     }
 
-    /// Whether an endpoint's last probe went well.
-    pub(super) fn is_healthy(&self, slot: u32) -> bool {
-        self.state.endpoint(slot).is_ok_and(|e| e.health == 1)
+    /// Whether an endpoint's last probe went well and ended after that time.
+    pub(super) fn is_healthy_since(&self, slot: u32, since: KtimeNs) -> bool {
+        self.state.endpoint(slot).is_ok_and(|e| e.health == 1 && e.probed_at > since)
     }
 }
 

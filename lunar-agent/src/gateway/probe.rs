@@ -1,6 +1,6 @@
 //! The input and output of one health probe of a gateway endpoint; what its result means is the failsafe's business.
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
@@ -163,7 +163,18 @@ impl Limit {
 }
 
 async fn connect(endpoint: SocketAddr, mark: u32, limit: Limit) -> Result<(), ProbeError> {
-    let connect = async { Ok(outbound::connect(endpoint, mark).await.map(drop)?) };
+    let connect = async {
+        match outbound::connect(endpoint, mark).await {
+            // The handshake was completed: a reset in answer to a SYN is ECONNREFUSED (net/ipv4/tcp_input.c,
+            // `tcp_reset`). A gateway may well close a connection that it finds no destination for.
+            Err(ConnectError::Connect { source, .. })
+                if matches!(source.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) =>
+            {
+                Ok(())
+            }
+            other => Ok(other.map(drop)?),
+        }
+    };
     limit.hold(format!("connect to {endpoint}"), connect).await
 }
 

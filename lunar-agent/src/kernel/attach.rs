@@ -12,6 +12,7 @@ use lunar_common::abi::Attachment;
 use super::{
     KernelError,
     generation::Generation,
+    layout::os_error,
     pins::{self, Pins},
     program::Program,
     state::State,
@@ -131,15 +132,22 @@ pub fn detach(pins: &Pins, owner: Owner) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Tells attached programs anew which target they are on and what lies around it.
+/// Tells attached programs anew which target they are on and what lies around it. A cgroup that is gone took its
+/// programs and their storage with it, and there is nobody left to tell.
 ///
 /// # Errors
 /// If the map cannot be written.
 pub fn retell(state: &mut State, cgroup_id: u64, attachment: Attachment) -> Result<(), KernelError> {
-    Program::TARGET
-        .into_iter()
-        .filter(|p| p.knows_target())
-        .try_for_each(|p| state.set_attachment(cgroup_id, p.hook() as u32, attachment))
+    Program::TARGET.into_iter().filter(|p| p.knows_target()).try_for_each(|p| {
+        match state.set_attachment(cgroup_id, p.hook() as u32, attachment) {
+            Err(KernelError::Map { source, .. })
+                if os_error(&source).is_some_and(|e| e.kind() == io::ErrorKind::NotFound) =>
+            {
+                Ok(())
+            }
+            told => told,
+        }
+    })
 }
 
 /// The owners that have pinned links.

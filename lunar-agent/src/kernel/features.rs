@@ -78,9 +78,11 @@ impl Capabilities {
         self.has(CAP_SYS_PTRACE)
     }
 
+    /// What it takes to read the pins of an agent.
+    ///
     /// # Errors
-    /// Names the first capability that is missing.
-    pub const fn check(self) -> Result<(), Missing> {
+    /// Names the capability if it is missing.
+    pub const fn check_maps(self) -> Result<(), Missing> {
         // Before 5.8 SYS_ADMIN stood for both; it still implies them.
         if !self.has(CAP_BPF) && !self.has(CAP_SYS_ADMIN) {
             return Err(Missing::Capability {
@@ -88,6 +90,13 @@ impl Capabilities {
                 purpose: "load its programs and open their maps",
             });
         }
+        Ok(())
+    }
+
+    /// # Errors
+    /// Names the first capability that is missing.
+    pub fn check(self) -> Result<(), Missing> {
+        self.check_maps()?;
         if !self.has(CAP_NET_ADMIN) {
             return Err(Missing::Capability {
                 names: "CAP_NET_ADMIN",

@@ -96,7 +96,16 @@ impl Pins {
 
     /// Folders of other ABI versions.
     fn other_versions(&self) -> Result<Vec<PathBuf>, KernelError> {
-        Ok(entries(&self.root)?.into_iter().filter(|p| *p != self.base).collect())
+        Ok(self.versions()?.into_iter().filter(|p| *p != self.base).collect())
+    }
+
+    /// Folders that some version of this program made; `paths.pins` may hold what belongs to others.
+    fn versions(&self) -> Result<Vec<PathBuf>, KernelError> {
+        let ours = |path: &PathBuf| {
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            name.strip_prefix('v').is_some_and(|n| n.parse::<u32>().is_ok())
+        };
+        Ok(entries(&self.root)?.into_iter().filter(ours).collect())
     }
 
     /// Takes the lock that one agent, or a `cleanup`, holds on the pins.
@@ -135,11 +144,13 @@ impl Pins {
     /// If something cannot be read or removed.
     pub fn remove_all(&self) -> Result<Vec<PathBuf>, KernelError> {
         let mut removed = Vec::new();
-        for version in entries(&self.root)? {
+        for version in self.versions()? {
             remove_tree(&version.join("links"), &mut removed)?;
             remove_tree(&version, &mut removed)?;
         }
-        remove_dir(&self.root)?;
+        if entries(&self.root)?.is_empty() {
+            remove_dir(&self.root)?;
+        }
         Ok(removed)
     }
 }

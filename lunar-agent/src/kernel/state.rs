@@ -25,6 +25,7 @@ use lunar_common::{
 
 use super::{
     KernelError,
+    features::Capabilities,
     layout::{Value, now, os_error},
     pins::Pins,
     sys::{self, Mapped},
@@ -113,6 +114,8 @@ impl State {
     /// # Errors
     /// [`KernelError::NoPins`] if nothing is pinned; otherwise what could not be opened.
     pub fn open(pins: &Pins) -> Result<Self, KernelError> {
+        // First: to those who may not look, nothing would seem to be there.
+        Capabilities::effective().check_maps()?;
         if !pins.exist() {
             return Err(KernelError::NoPins(pins.base().to_owned()));
         }
