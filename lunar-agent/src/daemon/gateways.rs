@@ -7,9 +7,9 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use lunar_common::abi::{Attachment, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS};
+use lunar_common::abi::{Attachment, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS, endpoint as flags};
 
-use super::agent::Agent;
+use super::agent::{Agent, is_here};
 use crate::{
     config::{GatewayProcess, Handoff},
     gateway::{
@@ -105,8 +105,7 @@ impl Agent {
     }
 
     fn watch_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), KernelError> {
-        let local =
-            endpoint.address.ip().is_loopback() || self.own_addresses.contains(&endpoint.address.ip());
+        let local = is_here(endpoint.address.ip(), &self.own_addresses);
         let held = if local { self.look_for_listeners(endpoint)? } else { Vec::new() };
         if self.config.gateway.handoff != Handoff::OriginalDst {
             return Ok(());
@@ -121,6 +120,9 @@ impl Agent {
             // A gateway elsewhere learns the destination from Host or SNI.
             GatewayProcess::Auto => Ok(()),
         };
+        let asked = local || matches!(self.config.gateway.process, GatewayProcess::Selector(_));
+        let asks = asked && self.config.gateway.process != GatewayProcess::None;
+        self.flag_endpoint(endpoint.slot, flags::RECORD, asks && answering.is_ok())?;
         match answering {
             Ok(()) => {
                 if self.gateways.problems.remove(&endpoint.slot).is_some() {
@@ -152,13 +154,18 @@ impl Agent {
         // Where a connect succeeds although nobody is seen to listen (NAT, a socket of another network namespace),
         // the sockets say nothing.
         let seen = !held.is_empty() || !self.is_healthy(endpoint.slot);
-        let mut entry = self.state.endpoint(endpoint.slot)?;
-        let local = u16::from(seen && self.capabilities.can_copy_sockets());
-        if entry.local != local {
-            entry.local = local;
-            self.state.set_endpoint(endpoint.slot, entry)?;
-        }
+        self.flag_endpoint(endpoint.slot, flags::LOCAL, seen && self.capabilities.can_copy_sockets())?;
         Ok(held)
+    }
+
+    fn flag_endpoint(&mut self, slot: u32, flag: u16, on: bool) -> Result<(), KernelError> {
+        let mut entry = self.state.endpoint(slot)?;
+        let before = entry.flags;
+        entry.flags = if on { before | flag } else { before & !flag };
+        if entry.flags != before {
+            self.state.set_endpoint(slot, entry)?;
+        }
+        Ok(())
     }
 
     /// Processes that have joined the gateway's cgroups since and hold its sockets too.
