@@ -163,14 +163,12 @@ impl Settings {
 pub mod flag {
     /// Count what would be redirected and touch nothing.
     pub const DRY_RUN: u32 = 1 << 0;
-    /// Record the original destination for the accepted side.
-    pub const RECORD: u32 = 1 << 1;
     /// Push a PROXY header.
-    pub const PROXY_HEADER: u32 = 1 << 2;
-    /// Processes of the gateway can be exempt.
-    pub const EXEMPT_PROCESSES: u32 = 1 << 3;
+    pub const PROXY_HEADER: u32 = 1 << 1;
     /// An event for every verdict, not only for failures and transitions.
-    pub const FLOW_EVENTS: u32 = 1 << 4;
+    pub const FLOW_EVENTS: u32 = 1 << 2;
+    /// The gateway is on this host, so its processes may be among those that connect.
+    pub const EXEMPT_PROCESSES: u32 = 1 << 3;
 }
 
 /// Values of [`Settings::handoff`].
@@ -187,8 +185,8 @@ pub mod handoff {
 pub struct Endpoint {
     /// Where it listens.
     pub address: Destination,
-    /// 1: it listens on this host, and [`maps::LISTENERS`] tells whether it still does.
-    pub local: u16,
+    /// See [`endpoint`].
+    pub flags: u16,
     /// 4 or 6, as the address says; apart, because the verifier follows every way of finding it out.
     pub family: u16,
     /// Cookie of the only network namespace it can be reached from (a loopback address); 0: any.
@@ -205,6 +203,14 @@ pub struct Endpoint {
     pub name: [u8; 272],
     /// Why the last probe failed.
     pub error: [u8; 192],
+}
+
+/// Bits of [`Endpoint::flags`].
+pub mod endpoint {
+    /// It listens on this host, and [`super::maps::LISTENERS`] tells whether it still does.
+    pub const LOCAL: u16 = 1 << 0;
+    /// Its accepted side asks for the original destination: record it.
+    pub const RECORD: u16 = 1 << 1;
 }
 
 /// Start times of unanswered SYNs, see [`crate::syn`].
@@ -325,8 +331,8 @@ pub struct Connection {
     pub syn_slot: u32,
     /// See [`mark`].
     pub marks: u32,
-    /// Always zero.
-    pub pad: u32,
+    /// The socket's own `TCP_SYNCNT`, given back when the handshake is over; 0: nothing to give back.
+    pub syn_count: u32,
     /// When its SYN was sent, as entered in [`Syns`].
     pub started: KtimeNs,
 }

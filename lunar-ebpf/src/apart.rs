@@ -6,7 +6,7 @@
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use lunar_common::{
-    abi::{Control, Endpoint, Event, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS, Settings, event},
+    abi::{Control, Endpoint, Event, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS, Settings, endpoint, event},
     failsafe::{self, Attempt, Outcome, Step, Ticket, Word},
     policy::{self, Family, V4, V6},
     syn,
@@ -76,7 +76,7 @@ impl EndpointFacts for Endpoints<'_> {
     #[inline(always)]
     fn fitness(&self, nth: u32) -> Fitness {
         let slot = slot(self.settings, nth);
-        let (Some(word), Some(endpoint)) = (maps::FAILSAFE.get_ptr(slot), self.get(nth)) else {
+        let (Some(word), Some(entry)) = (maps::FAILSAFE.get_ptr(slot), self.get(nth)) else {
             return Fitness::Cooling;
         };
         let Some(ticket) = Word(load(word)).admit(self.now, self.settings.grace) else {
@@ -84,7 +84,7 @@ impl EndpointFacts for Endpoints<'_> {
         };
         if overdue_syn(slot, self.now.0) != 0 {
             Fitness::Cooling
-        } else if endpoint.local != 0 && listening(slot) == 0 {
+        } else if entry.flags & endpoint::LOCAL != 0 && listening(slot) == 0 {
             Fitness::NoListener(ticket)
         } else {
             Fitness::Fit(ticket)

@@ -10,7 +10,7 @@ use aya_ebpf::{
     bindings::bpf_sock,
     helpers::{
         bpf_get_socket_cookie,
-        generated::{bpf_get_netns_cookie, bpf_setsockopt, bpf_skc_to_tcp6_sock},
+        generated::{bpf_get_netns_cookie, bpf_getsockopt, bpf_setsockopt, bpf_skc_to_tcp6_sock},
     },
     programs::{SkMsgContext, SockAddrContext, SockOpsContext, SockoptContext},
 };
@@ -258,10 +258,28 @@ pub fn reply(ctx: &SockOpsContext, value: u32) {
     set_field!(value => ctx.ops, __bindgen_anon_1.reply);
 }
 
-/// Bounds the SYN's retransmissions of this socket alone (`TCP_SYNCNT`).
+/// The retransmissions of a SYN on this socket (`TCP_SYNCNT`), the system's default where it has none of its own;
+/// `None` where the kernel does not tell (before 6.1).
+#[inline(always)]
+pub fn syn_retries(ctx: &SockOpsContext) -> Option<u32> {
+    let mut retries = 0_u32;
+    // SAFETY: the option's value is an int on this stack.
+    let done = unsafe {
+        bpf_getsockopt(
+            ctx.ops.cast(),
+            TCP as i32,
+            TCP_SYNCNT,
+            (&raw mut retries).cast(),
+            size_of::<u32>() as i32,
+        )
+    };
+    (done == 0 && retries != 0).then_some(retries)
+}
+
+/// Sets them, on this socket alone. A refusal leaves what was, which is merely longer.
 #[inline(always)]
 pub fn set_syn_retries(ctx: &SockOpsContext, mut retries: u32) {
-    // SAFETY: the option's value is an int on this stack. A refusal leaves the system's own bound, which is merely longer.
+    // SAFETY: as in `syn_retries`.
     unsafe {
         bpf_setsockopt(
             ctx.ops.cast(),

@@ -15,7 +15,7 @@ use aya_ebpf::{
     programs::{SockContext, SockOpsContext},
 };
 use lunar_common::{
-    abi::{Connection, RecordKey, Settings, flag, mark, phase},
+    abi::{Connection, RecordKey, Settings, endpoint, flag, mark, phase},
     syn,
 };
 
@@ -29,6 +29,9 @@ use crate::{
 /// `TCP_SYN_SENT` and `TCP_CLOSE` of include/net/tcp_states.h.
 const SYN_SENT: u32 = 2;
 const CLOSE: u32 = 7;
+
+/// `TCP_SYN_RETRIES` of include/net/tcp.h, for kernels that do not tell a socket's own.
+const SYSTEM_SYN_RETRIES: u32 = 6;
 
 /// Follows one `sock_ops` call of a target's socket.
 #[inline(always)]
@@ -61,7 +64,7 @@ pub fn follow(ctx: &SockOpsContext) {
         (BPF_SOCK_OPS_STATE_CB, phase::SYN_SENT | phase::OVER)
             if context::argument::<0>(ctx) == SYN_SENT && context::argument::<1>(ctx) == CLOSE =>
         {
-            unanswered(ctx, connection, settings);
+            unanswered(ctx, connection);
         }
         _ => {}
     }
@@ -72,9 +75,12 @@ pub fn follow(ctx: &SockOpsContext) {
 fn syn_leaves(ctx: &SockOpsContext, connection: &mut Connection, settings: &Settings) {
     connection.phase = phase::SYN_SENT;
     track(connection);
-    watch(ctx, true);
+    // Flags this kernel does not know cannot have been set, so it refuses nothing. The flag stays on: another program
+    // may have asked for it meanwhile, and it costs a call at each change of state, none of which is on the way of data.
+    ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG).cast_signed()).ok();
+    connection.syn_count = context::syn_retries(ctx).unwrap_or(SYSTEM_SYN_RETRIES);
     context::set_syn_retries(ctx, settings.syn_retries);
-    if settings.flags & flag::RECORD != 0 {
+    if records(connection) {
         let key = record_key(&context::ends(ctx), context::netns(ctx));
         if maps::RECORDS.insert(key, connection.original, 0).is_ok() {
             count::of_all!(records_written);
@@ -82,12 +88,21 @@ fn syn_leaves(ctx: &SockOpsContext, connection: &mut Connection, settings: &Sett
     }
 }
 
-/// The endpoint answered. From here on the connection costs what any other costs: no call-backs are left on it.
+/// The bound was for the SYN to the gateway alone: the socket may be connected again, elsewhere.
+#[inline(always)]
+fn give_back(ctx: &SockOpsContext, connection: &mut Connection) {
+    if connection.syn_count != 0 {
+        context::set_syn_retries(ctx, connection.syn_count);
+        connection.syn_count = 0;
+    }
+}
+
+/// The endpoint answered.
 #[inline(always)]
 fn answered(ctx: &SockOpsContext, connection: &mut Connection, settings: &Settings) {
     connection.phase = phase::ESTABLISHED;
     untrack(connection);
-    watch(ctx, false);
+    give_back(ctx, connection);
     count::of_target!(connection.target, succeeded);
     apart::settle(connection.endpoint, connection.ticket, 0);
     if settings.flags & flag::PROXY_HEADER != 0 {
@@ -101,8 +116,11 @@ fn answered(ctx: &SockOpsContext, connection: &mut Connection, settings: &Settin
 
 /// The handshake ended without an answer: a failure, unless the application gave up first.
 #[inline(always)]
-fn unanswered(ctx: &SockOpsContext, connection: &mut Connection, settings: &Settings) {
-    withdraw(settings, &context::ends(ctx), context::netns(ctx));
+fn unanswered(ctx: &SockOpsContext, connection: &mut Connection) {
+    give_back(ctx, connection);
+    if records(connection) {
+        withdraw(&context::ends(ctx), context::netns(ctx));
+    }
     if connection.phase == phase::SYN_SENT {
         connection.phase = phase::OVER;
         untrack(connection);
@@ -137,15 +155,6 @@ pub fn release(ctx: &SockContext) {
         }
         _ => {}
     }
-}
-
-/// Switches the state call-back of this socket, leaving what other programs asked for. The kernel refuses only flags it
-/// does not know, and those cannot have been set.
-#[inline(always)]
-fn watch(ctx: &SockOpsContext, on: bool) {
-    let others = ctx.cb_flags() & !BPF_SOCK_OPS_STATE_CB_FLAG;
-    let flags = if on { others | BPF_SOCK_OPS_STATE_CB_FLAG } else { others };
-    ctx.set_cb_flags(flags.cast_signed()).ok();
 }
 
 /// Enters the SYN among the unanswered ones of its endpoint.
@@ -191,10 +200,16 @@ pub fn record_key_of_accepted(ends: Ends, netns: u64) -> RecordKey {
     record_key(&Ends { local: ends.remote, remote: ends.local }, netns)
 }
 
+/// Whether the endpoint's accepted side asks for the original destination.
+#[inline(always)]
+fn records(connection: &Connection) -> bool {
+    maps::ENDPOINTS.get(connection.endpoint).is_some_and(|e| e.flags & endpoint::RECORD != 0)
+}
+
 /// Takes back the record of a connection that will not be accepted.
 #[inline(always)]
-fn withdraw(settings: &Settings, ends: &Ends, netns: u64) {
-    if settings.flags & flag::RECORD != 0 && maps::RECORDS.remove(record_key(ends, netns)).is_ok() {
+fn withdraw(ends: &Ends, netns: u64) {
+    if maps::RECORDS.remove(record_key(ends, netns)).is_ok() {
         count::of_all!(records_withdrawn);
     }
 }

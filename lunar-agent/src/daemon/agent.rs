@@ -97,7 +97,7 @@ impl Agent {
         let endpoints = endpoint::place(&resolutions, &held_endpoints(before.as_ref()));
         drop(before);
         let tables = tables(&config, &own_addresses, &endpoints)?;
-        let settings = settings(&config, &endpoints);
+        let settings = settings(&config, &own_addresses, &endpoints);
         let generation = Generation::load(&pins, settings, &tables, capabilities, kernel_log(&config))?;
         let now = Instant::now();
         let mut agent = Self {
@@ -246,7 +246,7 @@ impl Agent {
     /// Loads a generation for the endpoints as they are now and swaps it in everywhere.
     fn renew(&mut self) -> Result<(), DaemonError> {
         let tables = tables(&self.config, &self.own_addresses, &self.endpoints)?;
-        let settings = settings(&self.config, &self.endpoints);
+        let settings = settings(&self.config, &self.own_addresses, &self.endpoints);
         self.write_endpoints()?;
         self.generation =
             Generation::load(&self.pins, settings, &tables, self.capabilities, kernel_log(&self.config))?;
@@ -272,7 +272,7 @@ impl Agent {
                 entry.health = 0;
                 entry.error_len = 0;
                 entry.probed_at = KtimeNs(0);
-                entry.local = 0;
+                entry.flags = 0;
             }
             entry.address = address;
             entry.family = address.address.family();
@@ -395,6 +395,11 @@ fn own_addresses() -> std::io::Result<Vec<IpAddr>> {
         .collect())
 }
 
+/// Whether an address is one of this host, as the agent's network namespace sees it.
+pub(super) fn is_here(ip: IpAddr, own: &[IpAddr]) -> bool {
+    ip.is_loopback() || own.contains(&ip)
+}
+
 fn tables(config: &Config, own: &[IpAddr], endpoints: &[Endpoint]) -> Result<Tables, DaemonError> {
     let internal: Vec<IpNet> =
         own.iter().copied().chain(endpoints.iter().map(|e| e.address.ip())).map(IpNet::from).collect();
@@ -415,14 +420,13 @@ fn kernel_log(config: &Config) -> bool {
     config.log_level >= tracing::level_filters::LevelFilter::DEBUG
 }
 
-fn settings(config: &Config, endpoints: &[Endpoint]) -> Settings {
+fn settings(config: &Config, own: &[IpAddr], endpoints: &[Endpoint]) -> Settings {
     let (syn_timeout, syn_retries) = syn_bound(config.gateway.connect_timeout);
     let mut settings = Settings {
         lease: span(config.failsafe.lease),
         grace: span(config.health.interval + config.health.timeout),
         cooldown: span(config.failsafe.exit_cooldown_after),
         threshold: config.failsafe.enter_cooldown_after_attempts.into(),
-        flags: flag::EXEMPT_PROCESSES,
         mark: MARK,
         syn_timeout,
         syn_retries,
@@ -431,6 +435,10 @@ fn settings(config: &Config, endpoints: &[Endpoint]) -> Settings {
     };
     for (place, endpoint) in settings.endpoints.iter_mut().zip(endpoints) {
         *place = endpoint.slot as u8;
+    }
+    let here = endpoints.iter().any(|e| is_here(e.address.ip(), own));
+    if here || matches!(config.gateway.process, GatewayProcess::Selector(_)) {
+        settings.flags |= flag::EXEMPT_PROCESSES;
     }
     if config.policy.dry_run {
         settings.flags |= flag::DRY_RUN;
@@ -441,9 +449,6 @@ fn settings(config: &Config, endpoints: &[Endpoint]) -> Settings {
     match config.gateway.handoff {
         Handoff::OriginalDst => {
             settings.handoff = handoff::ORIGINAL_DST;
-            if config.gateway.process != GatewayProcess::None {
-                settings.flags |= flag::RECORD;
-            }
         }
         Handoff::ProxyProtocol => {
             settings.handoff = handoff::PROXY_PROTOCOL;

@@ -8,11 +8,11 @@ use std::{
 };
 
 use lunar_common::{
-    abi::{Attachment, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS},
+    abi::{Attachment, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS, endpoint as flags},
     time::{KtimeNs, SpanNs},
 };
 
-use super::agent::Agent;
+use super::agent::{Agent, is_here};
 use crate::{
     config::{GatewayProcess, Handoff},
     gateway::{
@@ -112,8 +112,7 @@ impl Agent {
     }
 
     fn watch_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), KernelError> {
-        let local =
-            endpoint.address.ip().is_loopback() || self.own_addresses.contains(&endpoint.address.ip());
+        let local = is_here(endpoint.address.ip(), &self.own_addresses);
         let held = if local { self.look_for_listeners(endpoint) } else { Vec::new() };
         // Before the kernel hears of a new listener: no connection may get there whose destination nobody tells.
         if self.config.gateway.handoff == Handoff::OriginalDst {
@@ -132,11 +131,19 @@ impl Agent {
                 Err(e) => Err(format!("gateway.process: {e}")),
             },
             // The kernel finds no listener either: the connect goes direct, and counts.
-            GatewayProcess::Auto if local && self.is_watched(endpoint.slot, held) && held.is_empty() => Ok(()),
+            GatewayProcess::Auto if local && self.is_watched(endpoint.slot, held) && held.is_empty() => {
+                Ok(())
+            }
             GatewayProcess::Auto if local => self.answer_where_it_listens(held),
             // A gateway elsewhere learns the destination from Host or SNI.
             GatewayProcess::Auto => Ok(()),
         };
+        let asked = local || matches!(self.config.gateway.process, GatewayProcess::Selector(_));
+        let asks = asked && self.config.gateway.process != GatewayProcess::None;
+        let record = asks && answering.is_ok();
+        if let Err(e) = self.flag_endpoint(endpoint.slot, flags::RECORD, record) {
+            tracing::error!(endpoint = %endpoint.address, error = %e, "original destinations are not recorded");
+        }
         match answering {
             Ok(()) => {
                 if self.gateways.problems.remove(&endpoint.slot).is_some() {
@@ -164,8 +171,11 @@ impl Agent {
             self.gateways.unseen.remove(&slot);
         } else if !self.gateways.unseen.contains_key(&slot) {
             // A probe under way may have connected to whoever has gone; at the start there is none.
-            let under_way =
-                if self.gateways.held.contains_key(&slot) { span(self.config.health.timeout) } else { SpanNs(0) };
+            let under_way = if self.gateways.held.contains_key(&slot) {
+                span(self.config.health.timeout)
+            } else {
+                SpanNs(0)
+            };
             self.gateways.unseen.insert(slot, now().after(under_way));
         }
         held
@@ -174,17 +184,12 @@ impl Agent {
     /// Tells the kernel of the sockets that listen at a local endpoint, and whether they say all.
     fn show_listeners(&mut self, endpoint: &Endpoint, held: Vec<Held>) -> Result<(), KernelError> {
         let slot = endpoint.slot;
-        let local = u16::from(self.is_watched(slot, &held));
+        let watched = self.is_watched(slot, &held);
         if self.gateways.held.get(&slot).map_or(!held.is_empty(), |before| *before != held) {
             self.offer_listeners(slot, &held)?;
             self.gateways.held.insert(slot, held);
         }
-        let mut entry = self.state.endpoint(slot)?;
-        if entry.local != local {
-            entry.local = local;
-            self.state.set_endpoint(slot, entry)?;
-        }
-        Ok(())
+        self.flag_endpoint(slot, flags::LOCAL, watched)
     }
 
     /// Whether the sockets tell the kernel if somebody listens. They say nothing where a probe's connect succeeds
@@ -196,6 +201,16 @@ impl Agent {
                 && self.gateways.unseen.get(&slot).is_some_and(|since| self.is_healthy_since(slot, *since))
         };
         self.capabilities.can_copy_sockets() && (!held.is_empty() || !answers_unseen())
+    }
+
+    fn flag_endpoint(&mut self, slot: u32, flag: u16, on: bool) -> Result<(), KernelError> {
+        let mut entry = self.state.endpoint(slot)?;
+        let before = entry.flags;
+        entry.flags = if on { before | flag } else { before & !flag };
+        if entry.flags != before {
+            self.state.set_endpoint(slot, entry)?;
+        }
+        Ok(())
     }
 
     /// Processes that have joined the gateway's cgroups since and hold its sockets too.

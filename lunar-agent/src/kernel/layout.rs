@@ -71,23 +71,14 @@ pub fn text(field: &[u8], len: u16) -> String {
 
 /// How a redirected SYN is bounded: first retransmission timeout in jiffies, and retransmissions.
 ///
-/// The kernel gives up when the timer of the last retransmission runs out, doubling the timer from one to the
-/// next, except that since 6.5 the first `tcp_syn_linear_timeouts` retransmissions come on top of the configured
-/// ones and do not double (net/ipv4/tcp_timer.c, `tcp_write_timeout` and `tcp_retransmit_timer`).
+/// With one retransmission the kernel gives up at the first timer that runs out when three times the first timeout has
+/// passed (net/ipv4/tcp_timer.c, `retransmits_timed_out`): after one timeout and a doubled one, or, where the first
+/// `tcp_syn_linear_timeouts` do not double (6.5 and later; 4 by default, and each network namespace has its own), after
+/// three single ones. Retransmissions beyond the configured one never get their turn.
 pub fn syn_bound(connect_timeout: Duration) -> (u32, u32) {
-    let linear = read_linear_timeouts().unwrap_or(0);
-    syn_bound_with(connect_timeout, linear, sys::ticks_per_second())
-}
-
-fn read_linear_timeouts() -> Option<u64> {
-    std::fs::read_to_string("/proc/sys/net/ipv4/tcp_syn_linear_timeouts").ok()?.trim().parse().ok()
-}
-
-fn syn_bound_with(connect_timeout: Duration, linear: u64, ticks_per_second: u64) -> (u32, u32) {
     const RETRIES: u32 = 1;
-    // One timer each for the SYN and the linear retransmissions, then the doubled one of the last.
-    let timers = if linear == 0 { 3 } else { linear + 2 };
-    let ticks = connect_timeout.as_millis() as u64 * ticks_per_second / 1000 / timers;
+    const TIMEOUTS: u64 = 3;
+    let ticks = connect_timeout.as_millis() as u64 * sys::ticks_per_second() / 1000 / TIMEOUTS;
     (ticks.clamp(1, u64::from(u32::MAX)) as u32, RETRIES)
 }
 
