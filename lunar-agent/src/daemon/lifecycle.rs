@@ -147,7 +147,10 @@ impl Agent {
             let problem = if !target.cgroup.exists() {
                 Some(format!("its cgroup is gone: detach {:?}, then attach what took its place", target.name))
             } else if !attach::complete(&self.pins, Owner::Target(target.slot)) {
-                Some(format!("some of its pinned links were removed: detach {:?}, then attach it", target.name))
+                Some(format!(
+                    "some of its pinned links were removed: detach {:?}, then attach it",
+                    target.name
+                ))
             } else {
                 None
             };
