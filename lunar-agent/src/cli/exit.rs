@@ -34,6 +34,16 @@ pub fn code(error: &anyhow::Error) -> ExitCode {
     }
 }
 
+/// The error in one line: what was tried, and each cause that has not been named yet. Many of our errors name their
+/// cause in their own sentence.
+pub fn describe(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .map(ToString::to_string)
+        .reduce(|told, cause| if told.contains(&cause) { told } else { format!("{told}: {cause}") })
+        .unwrap_or_default()
+}
+
 fn not_permitted(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let kernel = match cause.downcast_ref::<DaemonError>() {
@@ -56,4 +66,23 @@ fn not_permitted(error: &anyhow::Error) -> bool {
 
 fn refused(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::PermissionDenied
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn every_cause_is_told_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("target app: {source}")]
+        struct Outer {
+            source: std::io::Error,
+        }
+        let source = std::io::Error::other("no such cgroup");
+        let error = Err::<(), _>(Outer { source }).context("cannot start").expect_err("it is one");
+        assert_eq!(describe(&error), "cannot start: target app: no such cgroup");
+    }
 }
