@@ -2,32 +2,29 @@
 
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 
-use ipnet::IpNet;
 use lunar_common::{
-    abi::{Event, MAX_ENDPOINTS, Settings, event, flag, handoff},
+    abi::{Event, MAX_ENDPOINTS, event},
     failsafe::{Cell, Word},
     net::Destination,
     time::KtimeNs,
     verdict::Reason,
 };
-use nix::ifaddrs::getifaddrs;
 use tokio::{task::JoinSet, time::Instant};
 
-use super::{DaemonError, gateways::Gateways, probes::Probes};
+use super::{DaemonError, gateways::Gateways, probes::Probes, settings};
 use crate::{
-    config::{Config, GatewayProcess, Handoff},
+    config::{Config, GatewayProcess},
     control::{Answer, Request, status},
     gateway::endpoint::{self, Endpoint, Resolution},
     kernel::{
         attach::{self, Owner},
         features::{self, Capabilities},
         generation::Generation,
-        layout::{now, put_text, span, syn_bound, text},
+        layout::{now, put_text, text},
         netns_cookie,
         pins::{Lock, Pins},
         state::State,
     },
-    policy::compile::{self, Rules, Tables},
     targets::{cgroup::Cgroup, set::TargetSet},
 };
 
@@ -87,7 +84,7 @@ impl Agent {
         if let GatewayProcess::Selector(selector) = &config.gateway.process {
             Cgroup::find(selector).map_err(DaemonError::GatewayProcess)?;
         }
-        let own_addresses = own_addresses().map_err(DaemonError::OwnAddresses)?;
+        let own_addresses = settings::own_addresses().map_err(DaemonError::OwnAddresses)?;
         let resolutions = first_resolution(&config).await;
 
         let pins = Pins::new(&config.paths.pins);
@@ -96,9 +93,10 @@ impl Agent {
         let before = if pins.exist() { State::open(&pins).ok() } else { None };
         let endpoints = endpoint::place(&resolutions, &held_endpoints(before.as_ref()));
         drop(before);
-        let tables = tables(&config, &own_addresses, &endpoints)?;
-        let settings = settings(&config, &own_addresses, &endpoints);
-        let generation = Generation::load(&pins, settings, &tables, capabilities, kernel_log(&config))?;
+        let tables = settings::tables(&config, &own_addresses, &endpoints)?;
+        let compiled = settings::settings(&config, &own_addresses, &endpoints);
+        let generation =
+            Generation::load(&pins, compiled, &tables, capabilities, settings::kernel_log(&config))?;
         let now = Instant::now();
         let mut agent = Self {
             state: State::open(&pins)?,
@@ -245,11 +243,16 @@ impl Agent {
 
     /// Loads a generation for the endpoints as they are now and swaps it in everywhere.
     fn renew(&mut self) -> Result<(), DaemonError> {
-        let tables = tables(&self.config, &self.own_addresses, &self.endpoints)?;
-        let settings = settings(&self.config, &self.own_addresses, &self.endpoints);
+        let tables = settings::tables(&self.config, &self.own_addresses, &self.endpoints)?;
+        let compiled = settings::settings(&self.config, &self.own_addresses, &self.endpoints);
         self.write_endpoints()?;
-        self.generation =
-            Generation::load(&self.pins, settings, &tables, self.capabilities, kernel_log(&self.config))?;
+        self.generation = Generation::load(
+            &self.pins,
+            compiled,
+            &tables,
+            self.capabilities,
+            settings::kernel_log(&self.config),
+        )?;
         // One whose cgroup is gone has nothing to swap, and another may have taken its path.
         for target in self.targets.iter().filter(|t| t.cgroup.exists()) {
             let owner = Owner::Target(target.slot);
@@ -382,84 +385,6 @@ fn held_endpoints(state: Option<&State>) -> Vec<(u32, std::net::SocketAddr)> {
         .collect()
 }
 
-/// The addresses of this host, in the network namespace of the agent.
-fn own_addresses() -> std::io::Result<Vec<IpAddr>> {
-    Ok(getifaddrs()?
-        .filter_map(|interface| {
-            let address = interface.address?;
-            address
-                .as_sockaddr_in()
-                .map(|a| IpAddr::V4(a.ip()))
-                .or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
-        })
-        .collect())
-}
-
-/// Whether an address is one of this host, as the agent's network namespace sees it.
-pub(super) fn is_here(ip: IpAddr, own: &[IpAddr]) -> bool {
-    ip.is_loopback() || own.contains(&ip)
-}
-
-fn tables(config: &Config, own: &[IpAddr], endpoints: &[Endpoint]) -> Result<Tables, DaemonError> {
-    let internal: Vec<IpNet> =
-        own.iter().copied().chain(endpoints.iter().map(|e| e.address.ip())).map(IpNet::from).collect();
-    // Only the `lunar` handoff, whose relay reads plain HTTP, leaves TLS alone.
-    let tls_direct = config.gateway.handoff == Handoff::Lunar;
-    let policy = &config.policy;
-    let rules = Rules {
-        allow: &policy.allow,
-        block: &policy.block,
-        ports: &policy.ports,
-        tls_direct,
-        internal: &internal,
-    };
-    Ok(compile::compile(&rules)?)
-}
-
-fn kernel_log(config: &Config) -> bool {
-    config.log_level >= tracing::level_filters::LevelFilter::DEBUG
-}
-
-fn settings(config: &Config, own: &[IpAddr], endpoints: &[Endpoint]) -> Settings {
-    let (syn_timeout, syn_retries) = syn_bound(config.gateway.connect_timeout);
-    let mut settings = Settings {
-        lease: span(config.failsafe.lease),
-        grace: span(config.health.interval + config.health.timeout),
-        cooldown: span(config.failsafe.exit_cooldown_after),
-        threshold: config.failsafe.enter_cooldown_after_attempts.into(),
-        mark: MARK,
-        syn_timeout,
-        syn_retries,
-        endpoint_count: endpoints.len() as u32,
-        ..Settings::default()
-    };
-    for (place, endpoint) in settings.endpoints.iter_mut().zip(endpoints) {
-        *place = endpoint.slot as u8;
-    }
-    let here = endpoints.iter().any(|e| is_here(e.address.ip(), own));
-    if here || matches!(config.gateway.process, GatewayProcess::Selector(_)) {
-        settings.flags |= flag::EXEMPT_PROCESSES;
-    }
-    if config.policy.dry_run {
-        settings.flags |= flag::DRY_RUN;
-    }
-    if kernel_log(config) {
-        settings.flags |= flag::FLOW_EVENTS;
-    }
-    match config.gateway.handoff {
-        Handoff::OriginalDst => {
-            settings.handoff = handoff::ORIGINAL_DST;
-        }
-        Handoff::ProxyProtocol => {
-            settings.handoff = handoff::PROXY_PROTOCOL;
-            settings.flags |= flag::PROXY_HEADER;
-        }
-        // Refused by the configuration: these need the relay.
-        Handoff::Lunar | Handoff::Connect => {}
-    }
-    settings
-}
-
 /// Loading a generation takes some megabytes that are not needed again for long.
 fn trim_heap() {
     // SAFETY: malloc_trim has no preconditions.
@@ -468,5 +393,3 @@ fn trim_heap() {
         libc::malloc_trim(0);
     }
 }
-
-const _: () = assert!(MAX_ENDPOINTS <= u8::MAX as u32);

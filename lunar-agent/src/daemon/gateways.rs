@@ -12,7 +12,7 @@ use lunar_common::{
     time::{KtimeNs, SpanNs},
 };
 
-use super::agent::{Agent, is_here};
+use super::{agent::Agent, settings::is_here};
 use crate::{
     config::{GatewayProcess, Handoff},
     gateway::{

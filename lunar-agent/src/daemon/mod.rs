@@ -6,6 +6,7 @@ mod error;
 mod gateways;
 mod lifecycle;
 mod probes;
+mod settings;
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},

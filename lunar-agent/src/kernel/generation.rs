@@ -58,7 +58,7 @@ impl Generation {
         let mut ebpf = load_object(pins, tables, capabilities, kernel_log)?;
         fill(&mut ebpf, settings, tables)?;
         let mut programs = HashMap::new();
-        for program in Program::ALL {
+        for program in Program::all() {
             programs.insert(program, load_program(&mut ebpf, program)?);
         }
         pins::replace(map_fd(&ebpf, maps::SETTINGS)?, &pins.map(maps::SETTINGS))?;

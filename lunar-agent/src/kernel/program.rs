@@ -41,17 +41,9 @@ impl Program {
     pub const GATEWAY: [Self; 2] = [Self::OriginalDst, Self::Accepted];
 
     /// All of them.
-    pub const ALL: [Self; 9] = [
-        Self::Handshake,
-        Self::SockRelease,
-        Self::Getpeername4,
-        Self::Getpeername6,
-        Self::Connect4,
-        Self::Connect6,
-        Self::Accepted,
-        Self::OriginalDst,
-        Self::ProxyHeader,
-    ];
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::TARGET.into_iter().chain(Self::GATEWAY).chain([Self::ProxyHeader])
+    }
 
     /// The name in the kernel object and in the pins.
     pub const fn name(self) -> &'static str {

@@ -1,0 +1,95 @@
+//! From the configuration to what the kernel needs of it.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use lunar_common::abi::{MAX_ENDPOINTS, Settings, flag, handoff};
+use nix::ifaddrs::getifaddrs;
+
+use super::{DaemonError, agent::MARK};
+use crate::{
+    config::{Config, GatewayProcess, Handoff},
+    gateway::endpoint::Endpoint,
+    kernel::layout::{span, syn_bound},
+    policy::compile::{self, Rules, Tables},
+};
+
+/// The addresses of this host, in the network namespace of the agent.
+pub(super) fn own_addresses() -> std::io::Result<Vec<IpAddr>> {
+    Ok(getifaddrs()?
+        .filter_map(|interface| {
+            let address = interface.address?;
+            address
+                .as_sockaddr_in()
+                .map(|a| IpAddr::V4(a.ip()))
+                .or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+        })
+        .collect())
+}
+
+/// Whether an address is one of this host, as the agent's network namespace sees it.
+pub(super) fn is_here(ip: IpAddr, own: &[IpAddr]) -> bool {
+    ip.is_loopback() || own.contains(&ip)
+}
+
+pub(super) fn tables(config: &Config, own: &[IpAddr], endpoints: &[Endpoint]) -> Result<Tables, DaemonError> {
+    let internal: Vec<IpNet> =
+        own.iter().copied().chain(endpoints.iter().map(|e| e.address.ip())).map(IpNet::from).collect();
+    // Only the `lunar` handoff, whose relay reads plain HTTP, leaves TLS alone.
+    let tls_direct = config.gateway.handoff == Handoff::Lunar;
+    let policy = &config.policy;
+    let rules = Rules {
+        allow: &policy.allow,
+        block: &policy.block,
+        ports: &policy.ports,
+        tls_direct,
+        internal: &internal,
+    };
+    Ok(compile::compile(&rules)?)
+}
+
+pub(super) fn kernel_log(config: &Config) -> bool {
+    config.log_level >= tracing::level_filters::LevelFilter::DEBUG
+}
+
+pub(super) fn settings(config: &Config, own: &[IpAddr], endpoints: &[Endpoint]) -> Settings {
+    let (syn_timeout, syn_retries) = syn_bound(config.gateway.connect_timeout);
+    let mut settings = Settings {
+        lease: span(config.failsafe.lease),
+        grace: span(config.health.interval + config.health.timeout),
+        cooldown: span(config.failsafe.exit_cooldown_after),
+        threshold: config.failsafe.enter_cooldown_after_attempts.into(),
+        mark: MARK,
+        syn_timeout,
+        syn_retries,
+        endpoint_count: endpoints.len() as u32,
+        ..Settings::default()
+    };
+    for (place, endpoint) in settings.endpoints.iter_mut().zip(endpoints) {
+        *place = endpoint.slot as u8;
+    }
+    let here = endpoints.iter().any(|e| is_here(e.address.ip(), own));
+    if here || matches!(config.gateway.process, GatewayProcess::Selector(_)) {
+        settings.flags |= flag::EXEMPT_PROCESSES;
+    }
+    if config.policy.dry_run {
+        settings.flags |= flag::DRY_RUN;
+    }
+    if kernel_log(config) {
+        settings.flags |= flag::FLOW_EVENTS;
+    }
+    match config.gateway.handoff {
+        Handoff::OriginalDst => {
+            settings.handoff = handoff::ORIGINAL_DST;
+        }
+        Handoff::ProxyProtocol => {
+            settings.handoff = handoff::PROXY_PROTOCOL;
+            settings.flags |= flag::PROXY_HEADER;
+        }
+        // Refused by the configuration: these need the relay.
+        Handoff::Lunar | Handoff::Connect => {}
+    }
+    settings
+}
+
+const _: () = assert!(MAX_ENDPOINTS <= u8::MAX as u32);
