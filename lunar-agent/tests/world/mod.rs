@@ -10,6 +10,8 @@
 #![allow(dead_code, reason = "each test binary uses its part of the world")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+pub mod calls;
+
 use std::{
     fs,
     path::PathBuf,

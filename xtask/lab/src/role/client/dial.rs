@@ -42,6 +42,9 @@ pub(super) struct Dial {
     /// Set IPV6_V6ONLY
     #[arg(long)]
     v6only: bool,
+    /// Set SO_MARK (needs CAP_NET_ADMIN)
+    #[arg(long)]
+    mark: Option<u32>,
     /// Set SO_LINGER 0: close with a reset, which leaves no TIME_WAIT behind
     #[arg(long)]
     linger0: bool,
@@ -111,6 +114,9 @@ impl Dial {
         let fd = socket::socket(family, kind, flags, None)?;
         if self.v6only {
             setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+        }
+        if let Some(mark) = self.mark {
+            setsockopt(&fd, sockopt::Mark, &mark)?;
         }
         if let Some(device) = &self.device {
             setsockopt(&fd, sockopt::BindToDevice, device)?;
