@@ -74,7 +74,8 @@ pub fn text(field: &[u8], len: u16) -> String {
 /// With one retransmission the kernel gives up at the first timer that runs out when three times the first timeout has
 /// passed (net/ipv4/tcp_timer.c, `retransmits_timed_out`): after one timeout and a doubled one, or, where the first
 /// `tcp_syn_linear_timeouts` do not double (6.5 and later; 4 by default, and each network namespace has its own), after
-/// three single ones. Retransmissions beyond the configured one never get their turn.
+/// three single ones. Retransmissions beyond the configured one never get their turn. (Exactly one linear timeout
+/// makes it four: one, one and two.)
 pub fn syn_bound(connect_timeout: Duration) -> (u32, u32) {
     const RETRIES: u32 = 1;
     const TIMEOUTS: u64 = 3;
