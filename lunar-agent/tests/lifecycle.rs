@@ -120,11 +120,11 @@ fn a_restart_keeps_counters_cooldown_and_bypass_and_takes_other_targets() {
     let mut s = Scene::new("takeover");
     let more = "[failsafe]\nenter_cooldown_after_attempts = 2\nexit_cooldown_after_sec = 300";
     let third = s.world.lab.cgroup("third").unwrap();
-    let toml = |first: (&str, &Cgroup)| {
-        let entry = format!("[[target]]\nname = {:?}\ncgroup = {:?}", first.0, first.1.path());
-        s.toml(&format!("{more}\n{entry}"))
-    };
-    let (before, after) = (toml(("old", &s.world.other)), toml(("new", &third)));
+    let entry =
+        |name: &str, cgroup: &Cgroup| format!("[[target]]\nname = {name:?}\ncgroup = {:?}\n", cgroup.path());
+    let before = s.toml(more) + &entry("old", &s.world.other);
+    // The new target stands first: the slot of one that stays is not its to take.
+    let after = s.toml(&format!("{more}\n{}", entry("new", &third)));
     let mut agent = s.world.agent(&before);
     s.connects(&s.world.app, 5);
     s.connects(&s.world.other, 4);
@@ -137,7 +137,6 @@ fn a_restart_keeps_counters_cooldown_and_bypass_and_takes_other_targets() {
     assert!(agent.child.wait(SOON).unwrap().success());
     s.gateway = s.world.gateway(&["--listen", GATEWAY]);
 
-    // The new target stands first: the slots of those that stay are not its to take.
     agent = s.world.agent(&after);
     let now = s.world.status();
     assert_eq!(now["agent"]["pid"], agent.child.id());
