@@ -50,7 +50,9 @@ pub const RUNTIME: &[Package] = &[
     package("iptables", Proof::Command("iptables"), "bench connect, which compares with REDIRECT"),
     package("haproxy", Proof::Command("haproxy"), "handoff tests with a stock gateway"),
     package("nginx-light", Proof::Command("nginx"), "handoff tests with a stock gateway"),
+    package("libnginx-mod-stream", Proof::Dpkg, "handoff tests with a stock gateway"),
     package("curl", Proof::Command("curl"), "tests with a real client"),
+    package("nodejs", Proof::Command("node"), "tests with a real client"),
     package("python3", Proof::Command("python3"), "tests with a real client"),
     package("socat", Proof::Command("socat"), "tests with a real client"),
 ];
