@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use lunar_lab::demo::Demo;
 use lunar_lab::janitor::Janitor;
 use lunar_lab::role::client::Step;
 use lunar_lab::role::provider::Provider;
@@ -23,6 +24,8 @@ enum Command {
     /// Call a provider and say, in JSON, what came of it
     #[command(subcommand)]
     Client(Step),
+    /// Show the main job: redirect, fail over, come back
+    Demo(Demo),
     /// Remove a lab when its process is gone
     #[command(hide = true)]
     Janitor(Janitor),
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Provider(provider) => provider.run(),
         Command::Client(step) => step.run(),
+        Command::Demo(demo) => demo.run(),
         Command::Janitor(janitor) => janitor.run(),
         Command::SelftestHold => selftest::hold(),
     };
