@@ -230,6 +230,11 @@ impl Scene {
         self.gateway.address_del("lo", &format!("{BEYOND_HOST}/32")).unwrap();
     }
 
+    /// Whether [`Scene::lose`] was called.
+    pub fn is_lost(&self) -> bool {
+        !self.gateway.ip(&["address", "show", "dev", "lo"]).unwrap().contains(BEYOND_HOST)
+    }
+
     /// A step of the caller, a long-lived process of the target.
     pub fn step(&self, args: &[&str]) -> Value {
         self.caller.borrow_mut().step(args, Duration::from_secs(60)).unwrap()
