@@ -345,6 +345,8 @@ pub mod mark {
     pub const SLOT_HELD: u32 = 1 << 1;
     /// A PROXY header must precede the first byte.
     pub const HEADER_DUE: u32 = 1 << 2;
+    /// We asked for a call at each round-trip measurement, to learn that the header has arrived.
+    pub const AWAITS_ACK: u32 = 1 << 3;
 }
 
 /// Names a connection as both of its ends see it.

@@ -9,8 +9,9 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TIMEOUT_INIT,
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTT_CB, BPF_SOCK_OPS_RTT_CB_FLAG,
+        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
+        BPF_SOCK_OPS_TIMEOUT_INIT,
     },
     programs::{SockContext, SockOpsContext},
 };
@@ -43,6 +44,7 @@ pub fn follow(ctx: &SockOpsContext) {
             | BPF_SOCK_OPS_TIMEOUT_INIT
             | BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB
             | BPF_SOCK_OPS_STATE_CB
+            | BPF_SOCK_OPS_RTT_CB
     ) {
         return;
     }
@@ -66,6 +68,7 @@ pub fn follow(ctx: &SockOpsContext) {
         {
             unanswered(ctx, connection);
         }
+        (BPF_SOCK_OPS_RTT_CB, phase::ESTABLISHED) => header_arrived(ctx, connection),
         _ => {}
     }
 }
@@ -111,6 +114,37 @@ fn answered(ctx: &SockOpsContext, connection: &mut Connection, settings: &Settin
         if maps::SOCKETS.update(key, unsafe { &mut *ctx.ops }, 0).is_err() {
             count::of_all!(headers_failed);
         }
+        let asked = ctx.cb_flags();
+        if asked & BPF_SOCK_OPS_RTT_CB_FLAG == 0 {
+            connection.marks |= mark::AWAITS_ACK;
+            ctx.set_cb_flags((asked | BPF_SOCK_OPS_RTT_CB_FLAG).cast_signed()).ok();
+        }
+    }
+}
+
+/// Something has been acknowledged. Once the header is out the socket leaves the sockhash: in it every send would go on
+/// costing something, and a blocking `recv(2)` that is woken without data would report EAGAIN
+/// (net/ipv4/tcp_bpf.c, `tcp_bpf_recvmsg` waits only once).
+#[inline(always)]
+fn header_arrived(ctx: &SockOpsContext, connection: &mut Connection) {
+    if connection.marks & mark::HEADER_DUE != 0 {
+        return;
+    }
+    if connection.marks & mark::AWAITS_ACK != 0 {
+        connection.marks &= !mark::AWAITS_ACK;
+        ctx.set_cb_flags((ctx.cb_flags() & !BPF_SOCK_OPS_RTT_CB_FLAG).cast_signed()).ok();
+    }
+    if connection.marks & mark::SLOT_HELD != 0 {
+        maps::forget_socket(context::cookie(ctx));
+        give_slot_back(connection);
+    }
+}
+
+#[inline(always)]
+fn give_slot_back(connection: &mut Connection) {
+    connection.marks &= !mark::SLOT_HELD;
+    if let Some(control) = maps::control() {
+        release_slot(control);
     }
 }
 
@@ -136,10 +170,7 @@ pub fn release(ctx: &SockContext) {
         return;
     }
     if connection.marks & mark::SLOT_HELD != 0 {
-        connection.marks &= !mark::SLOT_HELD;
-        if let Some(control) = maps::control() {
-            release_slot(control);
-        }
+        give_slot_back(connection);
     }
     match connection.phase {
         // `sock_ops` never saw it: an error like ENETUNREACH, before a packet left.

@@ -10,7 +10,7 @@ use aya_ebpf::{
     btf_maps::SkStorage,
     helpers::{
         bpf_ktime_get_coarse_ns,
-        generated::{bpf_map_lookup_elem, bpf_sk_release, bpf_sk_storage_get},
+        generated::{bpf_map_delete_elem, bpf_map_lookup_elem, bpf_sk_release, bpf_sk_storage_get},
     },
     macros::{btf_map, map},
     maps::{Array, CgroupStorage, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash, SockMap},
@@ -151,6 +151,16 @@ pub fn accept<T>(sk: *mut T, original: &mut Destination) -> bool {
             BPF_SK_STORAGE_GET_F_CREATE.into(),
         )
         .is_null()
+    }
+}
+
+/// Takes a socket out of those whose sends pass the `sk_msg` program. `sock_ops` programs may (kernel/bpf/verifier.c,
+/// `may_update_sockmap`).
+#[inline(always)]
+pub fn forget_socket(cookie: u64) {
+    // SAFETY: the map outlives the program; a key that is not there is only reported.
+    unsafe {
+        bpf_map_delete_elem((&raw const SOCKETS).cast_mut().cast(), (&raw const cookie).cast_mut().cast());
     }
 }
 
