@@ -1,6 +1,6 @@
 //! What the program says and with which exit code it ends: refusals at start, precedence, the status' schema, help.
 //!
-//! A kernel without cgroup BPF cannot be had here; that refusal is tested in `kernel/features.rs` only.
+//! A kernel without cgroup BPF cannot be had here; that refusal is not tested.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "world/scene.rs"]

@@ -9,12 +9,12 @@ use lunar_common::{
     time::KtimeNs,
     verdict::Reason,
 };
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{net::UnixListener, task::JoinSet, time::Instant};
 
 use super::{DaemonError, gateways::Gateways, probes::Probes, settings};
 use crate::{
     config::{Config, GatewayProcess},
-    control::{Answer, Request, status},
+    control::{Answer, Request, server, status},
     gateway::endpoint::{self, Endpoint, Resolution},
     kernel::{
         attach::{self, Owner},
@@ -43,6 +43,7 @@ pub(super) struct Agent {
     pub(super) config: Config,
     pub(super) pins: Pins,
     _lock: Lock,
+    listener: Option<UnixListener>,
     pub(super) capabilities: Capabilities,
     pub(super) own_addresses: Vec<IpAddr>,
     pub(super) state: State,
@@ -90,6 +91,10 @@ impl Agent {
         let pins = Pins::new(&config.paths.pins);
         pins.prepare()?;
         let lock = pins.lock()?;
+        // Before anything is attached: an agent that cannot be asked is not to be.
+        let socket = &config.paths.socket;
+        let listener =
+            server::listen(socket).map_err(|source| DaemonError::Socket { path: socket.clone(), source })?;
         let before = if pins.exist() { State::open(&pins).ok() } else { None };
         let endpoints = endpoint::place(&resolutions, &held_endpoints(before.as_ref()));
         drop(before);
@@ -104,6 +109,7 @@ impl Agent {
             config,
             pins,
             _lock: lock,
+            listener: Some(listener),
             capabilities,
             own_addresses,
             generation,
@@ -128,6 +134,10 @@ impl Agent {
 
     pub(super) const fn pins(&self) -> &Pins {
         &self.pins
+    }
+
+    pub(super) fn take_listener(&mut self) -> Option<UnixListener> {
+        self.listener.take()
     }
 
     pub(super) fn take_kernel_logger(&mut self) -> Option<aya_log::EbpfLogger<&'static dyn log::Log>> {

@@ -58,10 +58,10 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
             return Ok(());
         }
     };
-    let listener =
-        server::listen(&socket).map_err(|source| DaemonError::Socket { path: socket.clone(), source })?;
     let (asks, mut asked) = mpsc::channel(16);
-    tokio::spawn(server::serve(listener, asks));
+    if let Some(listener) = agent.take_listener() {
+        tokio::spawn(server::serve(listener, asks));
+    }
     if let Some(logger) = agent.take_kernel_logger() {
         tokio::spawn(events::forward_log(logger));
     }

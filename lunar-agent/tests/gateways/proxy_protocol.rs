@@ -1,13 +1,13 @@
 //! `handoff = "proxy-protocol"`: gateways that know nothing but the header, on this host and on another.
 
-use lunar_lab::Child;
+use lunar_lab::{Child, Spawn};
 
 use crate::{
     scene::{
         LOCAL, V4, V6, assert_redirected, assert_same_bodies, assert_sends_arrive, assert_streams_arrive, at,
         python, six_providers, stock, wait_until_in_effect,
     },
-    world::World,
+    world::{SOON, World},
 };
 
 /// Everything there is to check of a gateway that says `from=ADDRESS:PORT to=PROVIDER` of each connection.
@@ -95,4 +95,43 @@ fn the_embedded_gateway_forwards_by_the_header_alone() {
     let _agent = world.agent(&world.toml("proxy-protocol", &LOCAL, ""));
     wait_until_in_effect(&world);
     assert_forwards_by_header(&world, &gateway, None);
+}
+
+/// Reads on one thread, blocking, while the other sends more than any buffer holds.
+const DUPLEX: &str = r#"
+import socket, sys, threading
+s = socket.create_connection((sys.argv[1], 80))
+s.sendall(b"x")
+greeting = b""
+while not greeting.endswith(b"\nx"):
+    greeting += s.recv(1)
+total, seen = 32 << 20, 0
+def read():
+    global seen
+    while seen < total:
+        seen += len(s.recv(1 << 16))
+reader = threading.Thread(target=read)
+reader.start()
+s.sendall(bytes(total))
+reader.join()
+print("echoed", seen)
+"#;
+
+/// Once the header has arrived a socket is like any other: it has left the sockhash, in which a blocking `recv` that is
+/// woken without data would fail with EAGAIN.
+#[test]
+fn after_the_header_a_socket_is_like_any_other() {
+    let world = World::new("proxy-duplex");
+    let spawn = world.lab.role(["provider", "--raw", "--listen", "203.0.113.10:80"]).unwrap();
+    let provider = world.lab.spawn(spawn.netns(&world.provider)).unwrap();
+    provider.wait_for_line("ready", SOON).unwrap();
+    let _gateway = world.gateway(&["--accept-proxy", "--listen", LOCAL[0]]);
+    let _agent = world.agent(&world.toml("proxy-protocol", &LOCAL[..1], ""));
+    wait_until_in_effect(&world);
+    for _ in 0..5 {
+        let spawn = Spawn::new("python3").args(["-c", DUPLEX, "203.0.113.10"]).netns(&world.host);
+        let text = world.lab.spawn(spawn.cgroup(&world.app)).unwrap().finish(SOON * 6).unwrap();
+        assert_eq!(text.trim(), format!("echoed {}", 32 << 20));
+    }
+    assert_eq!(world.verdict("redirected"), 5);
 }
