@@ -1,8 +1,15 @@
 //! `lunar-agent gateway`: the embedded gateway.
 
-use std::{io::Write, net::SocketAddr};
+use std::{
+    io::Write,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use crate::gateway::embedded::{self, GatewayError, Options};
+use crate::gateway::embedded::{self, Event, GatewayError, Options};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -55,9 +62,16 @@ impl GatewayArgs {
     /// # Errors
     /// See [`GatewayError`].
     pub async fn run(self) -> Result<(), GatewayError> {
-        embedded::run(self.into(), |event| {
+        let probed = Arc::new(AtomicBool::new(false));
+        embedded::run(self.into(), move |event| {
+            let probe = matches!(&event, Event::Failed { reason, .. } if reason.is_like_a_probe());
+            let more = match (probe, probe && probed.swap(true, Ordering::Relaxed)) {
+                (true, true) => return,
+                (true, false) => "; further ones are not shown",
+                (false, _) => "",
+            };
             // A reader that went away is no reason to stop forwarding.
-            let _ = writeln!(std::io::stdout().lock(), "{event}");
+            writeln!(std::io::stdout().lock(), "{event}{more}").ok();
         })
         .await
     }

@@ -45,6 +45,13 @@ pub enum Failure {
     },
 }
 
+impl Failure {
+    /// Whether the connection looks like a health probe: nothing says where it was meant to go, and nothing was sent.
+    pub const fn is_like_a_probe(&self) -> bool {
+        matches!(self, Self::Refused(Refusal::Unknown) | Self::Header(HeaderError::Truncated { received: 0 }))
+    }
+}
+
 /// What every connection needs to know of its gateway.
 #[derive(Debug)]
 pub struct Forwarder {
