@@ -9,6 +9,7 @@
 //! - the cgroup tree, whatever still runs in it, and the directory are removed by [`Lab`]'s drop, and by the
 //!   janitor, a process of its own, when drop had no chance to run.
 
+pub mod bench;
 pub mod demo;
 pub mod janitor;
 pub mod role;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use lunar_lab::bench::Bench;
 use lunar_lab::demo::Demo;
 use lunar_lab::janitor::Janitor;
 use lunar_lab::role::client::Step;
@@ -24,6 +25,8 @@ enum Command {
     /// Call a provider and say, in JSON, what came of it
     #[command(subcommand)]
     Client(Step),
+    /// Measure what a connect costs, or what the agent takes at rest
+    Bench(Bench),
     /// Show the main job: redirect, fail over, come back
     Demo(Demo),
     /// Remove a lab when its process is gone
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Provider(provider) => provider.run(),
         Command::Client(step) => step.run(),
+        Command::Bench(bench) => bench.run(),
         Command::Demo(demo) => demo.run(),
         Command::Janitor(janitor) => janitor.run(),
         Command::SelftestHold => selftest::hold(),

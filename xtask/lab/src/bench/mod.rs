@@ -1,0 +1,84 @@
+//! What the interceptor costs: `cargo xtask bench connect` and `cargo xtask bench rest`. What is measured, and how,
+//! is in docs/benchmarks.md.
+
+mod bpf;
+mod connect;
+mod entries;
+mod field;
+mod latency;
+mod listen;
+mod machine;
+mod policies;
+mod programs;
+mod report;
+mod rest;
+mod statistics;
+mod worker;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+/// `lunar-lab bench …`
+#[derive(Debug, Args)]
+#[command(bin_name = "cargo xtask bench")]
+pub struct Bench {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Measure what a connect(2) costs: with nothing attached, an empty program, a miss, a hit, iptables REDIRECT
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench connect\n  cargo xtask bench connect --quick --json out.json"
+    )]
+    Connect(connect::Connect),
+    /// Measure the agent at rest for a minute: memory, CPU, wake-ups
+    #[command(after_help = "Examples:\n  cargo xtask bench rest\n  cargo xtask bench rest --json out.json")]
+    Rest(rest::Rest),
+    /// Take jobs from standard input, one JSON object per line, and answer one line each
+    #[command(hide = true)]
+    Worker,
+    /// Accept connections and close them
+    #[command(hide = true)]
+    Listen(listen::Listen),
+}
+
+impl Bench {
+    /// Measures and prints.
+    ///
+    /// # Errors
+    /// When the field cannot be laid out, or a variant did not do what it is named for.
+    pub fn run(&self) -> Result<()> {
+        match &self.what {
+            What::Connect(connect) => connect.run(),
+            What::Rest(rest) => rest.run(),
+            What::Worker => worker::serve(),
+            What::Listen(listen) => listen.run(),
+        }
+    }
+}
+
+/// The program under test, beside this one.
+fn agent_binary() -> Result<PathBuf> {
+    if cfg!(debug_assertions) {
+        bail!("a debug build is not worth measuring: run `cargo xtask bench …`, which builds for release");
+    }
+    let agent = crate::lab_binary()?.with_file_name("lunar-agent");
+    if !agent.is_file() {
+        bail!("{} is not built: run `cargo xtask build --release`", agent.display());
+    }
+    Ok(agent)
+}
+
+fn write_json(path: Option<&Path>, figures: &Value) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let text = serde_json::to_string_pretty(figures).context("cannot write the figures as JSON")?;
+    fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
+}
