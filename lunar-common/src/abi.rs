@@ -75,6 +75,10 @@ pub mod maps {
     pub const PORTS: &str = "PORTS";
     /// [`crate::policy::PortRule`], by index.
     pub const PORT_RULES: &str = "PORT_RULES";
+    /// [`crate::policy::Outline`] of IPv4, in words of 32.
+    pub const OUTLINE_V4: &str = "OUTLINE_V4";
+    /// [`crate::policy::Outline`] of IPv6, in words of 32.
+    pub const OUTLINE_V6: &str = "OUTLINE_V6";
     /// [`crate::policy::Bucket`]s of IPv4.
     pub const BUCKETS_V4: &str = "BUCKETS_V4";
     /// [`crate::policy::Bucket`]s of IPv6.
@@ -169,6 +173,8 @@ pub mod flag {
     pub const FLOW_EVENTS: u32 = 1 << 2;
     /// The gateway is on this host, so its processes may be among those that connect.
     pub const EXEMPT_PROCESSES: u32 = 1 << 3;
+    /// An endpoint is reachable from one network namespace only.
+    pub const NAMESPACES: u32 = 1 << 4;
 }
 
 /// Values of [`Settings::handoff`].

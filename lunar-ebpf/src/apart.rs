@@ -138,12 +138,16 @@ pub extern "C" fn choose_endpoint(family: u32, netns: u64, now: u64) -> u64 {
 pub extern "C" fn policy_answer(high: u64, low: u64, family: u32) -> u32 {
     let answer = if family == 4 {
         let key = V4(low as u32);
-        let bucket = maps::BUCKETS_V4.get(key.bucket()).copied().unwrap_or_default();
-        policy::search(key, bucket, |i| maps::BOUNDARIES_V4.get(i).copied())
+        policy::skim(key, |i| maps::OUTLINE_V4.get(i).copied()).unwrap_or_else(|| {
+            let bucket = maps::BUCKETS_V4.get(key.bucket()).copied().unwrap_or_default();
+            policy::search(key, bucket, |i| maps::BOUNDARIES_V4.get(i).copied())
+        })
     } else {
         let key = V6 { high, low };
-        let bucket = maps::BUCKETS_V6.get(key.bucket()).copied().unwrap_or_default();
-        policy::search(key, bucket, |i| maps::BOUNDARIES_V6.get(i).copied())
+        policy::skim(key, |i| maps::OUTLINE_V6.get(i).copied()).unwrap_or_else(|| {
+            let bucket = maps::BUCKETS_V6.get(key.bucket()).copied().unwrap_or_default();
+            policy::search(key, bucket, |i| maps::BOUNDARIES_V6.get(i).copied())
+        })
     };
     answer.0
 }

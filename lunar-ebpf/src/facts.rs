@@ -95,6 +95,7 @@ impl<H: SockAddr> Facts for ConnectFacts<'_, H> {
     fn choose(&self) -> Verdict {
         let reaches = !context::bound_to_device(self.hook.sk()) && self.hook.permits(self.family);
         let family = if reaches { u32::from(self.family) } else { 0 };
-        Verdict::unpack(apart::choose_endpoint(family, self.hook.netns(), self.now.0))
+        let netns = if self.settings.flags & flag::NAMESPACES != 0 { self.hook.netns() } else { 0 };
+        Verdict::unpack(apart::choose_endpoint(family, netns, self.now.0))
     }
 }

@@ -22,7 +22,7 @@ use lunar_common::{
         Settings, Syns, TargetEntry, Totals,
     },
     net::Destination,
-    policy::{BUCKETS, BoundaryV4, BoundaryV6, Bucket, PORTS_PER_WORD, PortRule},
+    policy::{BLOCKS, BLOCKS_PER_WORD, BUCKETS, BoundaryV4, BoundaryV6, Bucket, PORTS_PER_WORD, PortRule},
     time::KtimeNs,
 };
 
@@ -64,6 +64,10 @@ static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 pub static PORTS: Array<u64> = Array::with_max_entries((1 << 16) / PORTS_PER_WORD, BPF_F_MMAPABLE);
 #[map]
 pub static PORT_RULES: Array<PortRule> = Array::with_max_entries(MAX_PORT_RULES, 0);
+#[map]
+pub static OUTLINE_V4: Array<u64> = Array::with_max_entries(BLOCKS / BLOCKS_PER_WORD, BPF_F_MMAPABLE);
+#[map]
+pub static OUTLINE_V6: Array<u64> = Array::with_max_entries(BLOCKS / BLOCKS_PER_WORD, BPF_F_MMAPABLE);
 #[map]
 pub static BUCKETS_V4: Array<Bucket> = Array::with_max_entries(BUCKETS, BPF_F_MMAPABLE);
 #[map]

@@ -72,6 +72,9 @@ pub(super) fn settings(config: &Config, own: &[IpAddr], endpoints: &[Endpoint]) 
     if here || matches!(config.gateway.process, GatewayProcess::Selector(_)) {
         settings.flags |= flag::EXEMPT_PROCESSES;
     }
+    if endpoints.iter().any(|e| e.address.ip().is_loopback()) {
+        settings.flags |= flag::NAMESPACES;
+    }
     if config.policy.dry_run {
         settings.flags |= flag::DRY_RUN;
     }

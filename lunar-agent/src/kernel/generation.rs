@@ -125,6 +125,8 @@ fn fill(ebpf: &mut Ebpf, settings: Settings, tables: &Tables) -> Result<(), Kern
         rules.set(index as u32, Value(*rule), 0).map_err(refused(maps::PORT_RULES))?;
     }
     fill_mapped::<u64>(ebpf, maps::PORTS, &tables.ports)?;
+    fill_mapped::<u64>(ebpf, maps::OUTLINE_V4, &tables.outline_v4)?;
+    fill_mapped::<u64>(ebpf, maps::OUTLINE_V6, &tables.outline_v6)?;
     fill_mapped::<Bucket>(ebpf, maps::BUCKETS_V4, &tables.buckets_v4)?;
     fill_mapped::<Bucket>(ebpf, maps::BUCKETS_V6, &tables.buckets_v6)?;
     fill_mapped::<BoundaryV4>(ebpf, maps::BOUNDARIES_V4, &tables.boundaries_v4)?;

@@ -13,7 +13,10 @@ use super::{
 use ipnet::IpNet;
 use lunar_common::{
     abi::MAX_PORT_RULES,
-    policy::{Answer, BUCKETS, BoundaryV4, BoundaryV6, Bucket, PORTS_PER_RULE, PortRule, SEARCH_STEPS},
+    policy::{
+        Answer, BLOCKS, BLOCKS_PER_WORD, BUCKETS, BoundaryV4, BoundaryV6, Bucket, PORTS_PER_RULE, PortRule,
+        SEARCH_STEPS,
+    },
 };
 use std::{
     collections::HashMap,
@@ -42,6 +45,10 @@ pub struct Tables {
     pub ports: Vec<u64>,
     /// Port rules by the index of an [`Answer`]; the first is empty and stands for none.
     pub rules: Vec<PortRule>,
+    /// Outline of IPv4, two bits for each block.
+    pub outline_v4: Vec<u64>,
+    /// Outline of IPv6, two bits for each block of `2000::/3`.
+    pub outline_v6: Vec<u64>,
     /// One bucket for each value of an IPv4 address' top 16 bits.
     pub buckets_v4: Vec<Bucket>,
     /// One bucket for each value of an IPv6 address' top 16 bits.
@@ -114,8 +121,10 @@ pub fn compile(rules: &Rules<'_>) -> Result<Tables, CompileError> {
         answer: answer.0,
         pad: 0,
     })?;
+    let (outline_v4, outline_v6) = (outline(0, 32, &v4), outline(1 << 125, 125, &v6));
     let rules = answers.rules;
-    Ok(Tables { ports: ports.into_words(), rules, buckets_v4, buckets_v6, boundaries_v4, boundaries_v6 })
+    let ports = ports.into_words();
+    Ok(Tables { ports, rules, outline_v4, outline_v6, buckets_v4, buckets_v6, boundaries_v4, boundaries_v6 })
 }
 
 /// A family's addresses, as numbers of so many bits.
@@ -345,6 +354,28 @@ fn divide<B>(
         answer = inside[inside.len() - 1].1;
     }
     Ok((buckets, boundaries))
+}
+
+/// Outlines the ranges from `first` on, 2^`bits` addresses in all.
+fn outline(first: u128, bits: u32, ranges: &[(u128, Answer)]) -> Vec<u64> {
+    let size = 1_u128 << (bits - BLOCKS.ilog2());
+    let mut words = vec![0; (BLOCKS / BLOCKS_PER_WORD) as usize];
+    // The range that the block begins in: the last that begins before or with it.
+    let mut place = 0;
+    for block in 0..BLOCKS {
+        let start = first + u128::from(block) * size;
+        while ranges.get(place + 1).is_some_and(|next| next.0 <= start) {
+            place += 1;
+        }
+        let whole = ranges.get(place + 1).is_none_or(|next| next.0 >= start + size);
+        let says = match ranges[place].1 {
+            answer if !whole || answer.rule() != 0 => Outline::Divided,
+            answer if answer.wanted() => Outline::Wanted,
+            _ => Outline::Unwanted,
+        };
+        says.enter(&mut words[(block / BLOCKS_PER_WORD) as usize], block);
+    }
+    words
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::*;
 use lunar_common::{
     failsafe::Ticket,
     net::Address,
-    policy::{Family, PortClass, search, v4_key, v6_key},
+    policy::{Family, PortClass, search, skim, v4_key, v6_key},
     verdict::{Facts, Reason, Verdict, decide},
 };
 
@@ -31,13 +31,21 @@ impl Facts for Connect<'_> {
     fn policy(&self) -> Answer {
         let address = Address::from(self.ip);
         let Tables { buckets_v4, buckets_v6, boundaries_v4, boundaries_v6, .. } = self.tables;
-        if address.is_v4() {
+        let Tables { outline_v4, outline_v6, .. } = self.tables;
+        let (skimmed, searched) = if address.is_v4() {
             let key = v4_key(address);
-            search(key, buckets_v4[key.bucket() as usize], |i| boundaries_v4.get(i as usize).copied())
+            let boundary = |i| boundaries_v4.get(i as usize).copied();
+            let searched = search(key, buckets_v4[key.bucket() as usize], boundary);
+            (skim(key, |i| outline_v4.get(i as usize).copied()), searched)
         } else {
             let key = v6_key(address);
-            search(key, buckets_v6[key.bucket() as usize], |i| boundaries_v6.get(i as usize).copied())
-        }
+            let boundary = |i| boundaries_v6.get(i as usize).copied();
+            let searched = search(key, buckets_v6[key.bucket() as usize], boundary);
+            (skim(key, |i| outline_v6.get(i as usize).copied()), searched)
+        };
+        // Where the outline says anything it says what a search would.
+        assert_eq!(skimmed.unwrap_or(searched), searched, "{}", self.ip);
+        searched
     }
     fn port_rule(&self, index: u16) -> Option<PortRule> {
         assert_ne!(index, 0);
