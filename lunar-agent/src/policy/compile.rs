@@ -14,8 +14,8 @@ use ipnet::IpNet;
 use lunar_common::{
     abi::MAX_PORT_RULES,
     policy::{
-        Answer, BLOCKS, BLOCKS_PER_WORD, BUCKETS, BoundaryV4, BoundaryV6, Bucket, PORTS_PER_RULE, PortRule,
-        SEARCH_STEPS,
+        Answer, BLOCKS, BLOCKS_PER_WORD, BUCKETS, BoundaryV4, BoundaryV6, Bucket, Outline, PORTS_PER_RULE,
+        PortRule, SEARCH_STEPS,
     },
 };
 use std::{
