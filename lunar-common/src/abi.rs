@@ -301,7 +301,8 @@ pub struct Totals {
     pub storage_failed: u64,
     /// PROXY headers pushed.
     pub headers_pushed: u64,
-    /// Connections on which the header could not be pushed (reset: the gateway must not guess).
+    /// Connections without their header: it could not be pushed (the send failed), or the socket could not enter the
+    /// sockhash or sent its first bytes past it (TCP Fast Open).
     pub headers_failed: u64,
 }
 
@@ -325,7 +326,8 @@ pub mod phase {
 pub struct Connection {
     /// Where the application meant to go.
     pub original: Destination,
-    /// See [`phase`].
+    /// See [`phase`]. Changed by compare-and-swap wherever a result is accounted for: the last close of a socket
+    /// (`inet_release`) does not hold the lock under which the answer comes in, and whoever changes it accounts.
     pub phase: u32,
     /// Target slot + 1 of whoever decided.
     pub target: u32,
@@ -341,18 +343,20 @@ pub struct Connection {
     pub syn_count: u32,
     /// When its SYN was sent, as entered in [`Syns`].
     pub started: KtimeNs,
+    /// 1: holds a slot of the sockhash. Given back by compare-and-swap, as with `phase`.
+    pub slot_held: u32,
+    /// Always zero.
+    pub pad: u32,
 }
 
 /// Bits of [`Connection::marks`].
 pub mod mark {
     /// An inner target has decided in this call, see [`super::nesting`].
     pub const DECIDED_INSIDE: u32 = 1 << 0;
-    /// Holds a slot of the sockhash.
-    pub const SLOT_HELD: u32 = 1 << 1;
     /// A PROXY header must precede the first byte.
-    pub const HEADER_DUE: u32 = 1 << 2;
+    pub const HEADER_DUE: u32 = 1 << 1;
     /// We asked for a call at each round-trip measurement, to learn that the header has arrived.
-    pub const AWAITS_ACK: u32 = 1 << 3;
+    pub const AWAITS_ACK: u32 = 1 << 2;
 }
 
 /// Names a connection as both of its ends see it.
@@ -412,7 +416,7 @@ const _: () = {
     assert!(size_of::<Attachment>() == 8);
     assert!(size_of::<Counters>() == 128);
     assert!(size_of::<Totals>() == 64);
-    assert!(size_of::<Connection>() == 56);
+    assert!(size_of::<Connection>() == 64);
     assert!(size_of::<RecordKey>() == 48);
     assert!(size_of::<Event>() == 56);
     assert!(core::mem::offset_of!(Endpoint, netns) == 24);

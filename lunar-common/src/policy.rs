@@ -157,9 +157,25 @@ impl Outline {
         }
     }
 
-    /// Enters what is to be said of `block` into its word, which said nothing of it before.
+    /// Enters what is to be said of `block` into its word, which said nothing else of it before.
     pub const fn enter(self, word: &mut u64, block: u32) {
         *word |= (self as u64) << (block % BLOCKS_PER_WORD * 2);
+    }
+
+    /// Enters the same of many blocks, whole words at a time.
+    pub fn enter_all(self, words: &mut [u64], blocks: core::ops::Range<u32>) {
+        const EVERY_BLOCK: u64 = u64::MAX / 3;
+        let mut block = blocks.start;
+        while block < blocks.end {
+            let word = &mut words[(block / BLOCKS_PER_WORD) as usize];
+            if block % BLOCKS_PER_WORD == 0 && blocks.end - block >= BLOCKS_PER_WORD {
+                *word = self as u64 * EVERY_BLOCK;
+                block += BLOCKS_PER_WORD;
+            } else {
+                self.enter(word, block);
+                block += 1;
+            }
+        }
     }
 }
 

@@ -22,6 +22,13 @@ pub fn swap(at: *mut u64, old: u64, new: u64) -> bool {
     unsafe { atomic_cxchg::<u64, { AtomicOrdering::AcqRel }, { AtomicOrdering::Acquire }>(at, old, new).1 }
 }
 
+/// The same for 32 bits.
+#[inline(always)]
+pub fn swap32(at: *mut u32, old: u32, new: u32) -> bool {
+    // SAFETY: as in `add`, aligned to 4 bytes.
+    unsafe { atomic_cxchg::<u32, { AtomicOrdering::AcqRel }, { AtomicOrdering::Acquire }>(at, old, new).1 }
+}
+
 /// Reads a value that others write: one load, never merged or repeated.
 #[inline(always)]
 pub fn load<T: Copy>(at: *const T) -> T {

@@ -98,9 +98,7 @@ fn leave_mark(attachment: Attachment, sk: *mut bpf_sock) {
 fn forget(held: Option<&mut Connection>, control: *mut Control) {
     if let Some(connection) = held {
         connection.phase = phase::NONE;
-        if connection.marks & mark::SLOT_HELD != 0 {
-            release_slot(control);
-        }
+        release_slot(connection, control);
         connection.marks &= mark::DECIDED_INSIDE;
     }
 }
@@ -126,13 +124,13 @@ fn redirect<H: SockAddr>(
         },
     };
     if facts.settings.flags & flag::PROXY_HEADER != 0 {
-        if connection.marks & mark::SLOT_HELD == 0 {
+        if connection.slot_held == 0 {
             if !reserve_slot(facts.control) {
                 count::of_all!(sockets_full);
                 connection.phase = phase::NONE;
                 return Reason::Unsuitable;
             }
-            connection.marks |= mark::SLOT_HELD;
+            connection.slot_held = 1;
         }
         connection.marks |= mark::HEADER_DUE;
     }
@@ -160,9 +158,11 @@ fn reserve_slot(control: *mut Control) -> bool {
     true
 }
 
-/// Gives the slot back.
+/// Gives a connection's slot back, if it holds one.
 #[inline(always)]
-pub fn release_slot(control: *mut Control) {
-    // SAFETY: a live map value; only the field's address is taken.
-    atomic::add(unsafe { &raw mut (*control).reserved }.cast::<u64>(), u64::MAX);
+pub fn release_slot(connection: &mut Connection, control: *mut Control) {
+    if atomic::swap32(&raw mut connection.slot_held, 1, 0) {
+        // SAFETY: a live map value; only the field's address is taken.
+        atomic::add(unsafe { &raw mut (*control).reserved }.cast::<u64>(), u64::MAX);
+    }
 }

@@ -10,7 +10,7 @@ use aya_ebpf::{
     bindings::bpf_sock,
     helpers::{
         bpf_get_socket_cookie,
-        generated::{bpf_get_netns_cookie, bpf_getsockopt, bpf_setsockopt, bpf_skc_to_tcp6_sock},
+        generated::{bpf_get_netns_cookie, bpf_getsockopt, bpf_setsockopt, bpf_skc_to_tcp_sock},
     },
     programs::{SkMsgContext, SockAddrContext, SockOpsContext, SockoptContext},
 };
@@ -110,12 +110,6 @@ impl SockAddr for V4 {
 /// An IPv6 hook, where IPv4 addresses come v4-mapped.
 pub struct V6(pub SockAddrContext);
 
-/// `skc_ipv6only` in `struct sock_common` (include/net/sock.h): bit 5 of the byte behind `skc_family` and
-/// `skc_state`, unmoved since 3.14. `bpf_getsockopt` does not know `IPV6_V6ONLY` (net/core/filter.c,
-/// `sol_ipv6_sockopt`), and a v4-mapped redirect of such a socket would fail with `ENETUNREACH`.
-const IPV6ONLY_OFFSET: usize = 19;
-const IPV6ONLY_BIT: u8 = 1 << 5;
-
 impl SockAddr for V6 {
     #[inline(always)]
     fn address(&self) -> Address {
@@ -140,14 +134,8 @@ impl SockAddr for V6 {
 
     #[inline(always)]
     fn permits(&self, family: u16) -> bool {
-        if family != 4 || !crate::facts::reads_kernel_structs() {
-            return true;
-        }
-        // SAFETY: the helper returns null or a BTF pointer, which the verifier lets be read at any offset of the struct.
-        unsafe {
-            let sk = bpf_skc_to_tcp6_sock(self.sk().cast()).cast::<u8>();
-            sk.is_null() || read_volatile(sk.add(IPV6ONLY_OFFSET)) & IPV6ONLY_BIT == 0
-        }
+        // A v4-mapped redirect of an IPv6-only socket would fail with ENETUNREACH, as its own connect would.
+        family != 4 || flags(self.sk()).is_none_or(|flags| flags & IPV6ONLY_BIT == 0)
     }
 
     #[inline(always)]
@@ -166,6 +154,34 @@ pub fn mark(sk: *mut bpf_sock) -> u32 {
 #[inline(always)]
 pub fn bound_to_device(sk: *mut bpf_sock) -> bool {
     field!(sk, bound_dev_if) != 0
+}
+
+/// Whether a socket shares the port it is bound to with others. Redirected, its connects to several providers would be
+/// one and the same connection to the gateway, and the second refused (EADDRNOTAVAIL). Where the flags cannot be read,
+/// any port of its own counts.
+#[inline(always)]
+pub fn shares_port(sk: *mut bpf_sock) -> bool {
+    field!(sk, src_port) != 0 && flags(sk).is_none_or(|flags| flags & REUSE_BITS != 0)
+}
+
+/// `skc_reuse`, `skc_reuseport` and `skc_ipv6only` in `struct sock_common` (include/net/sock.h): bits 0 to 3, 4 and 5 of
+/// the byte behind `skc_family` and `skc_state`, unmoved since 3.14. `bpf_getsockopt` knows neither `SO_REUSEPORT` in
+/// these hooks nor `IPV6_V6ONLY` at all (net/core/filter.c, `sol_ipv6_sockopt`).
+const FLAGS_OFFSET: usize = 19;
+const REUSE_BITS: u8 = 0x1f;
+const IPV6ONLY_BIT: u8 = 1 << 5;
+
+/// That byte, where the programs may read it.
+#[inline(always)]
+fn flags(sk: *mut bpf_sock) -> Option<u8> {
+    if !crate::facts::reads_kernel_structs() {
+        return None;
+    }
+    // SAFETY: the helper returns null or a BTF pointer, which the verifier lets be read at any offset of the struct.
+    unsafe {
+        let sk = bpf_skc_to_tcp_sock(sk.cast()).cast::<u8>();
+        if sk.is_null() { None } else { Some(read_volatile(sk.add(FLAGS_OFFSET))) }
+    }
 }
 
 /// Both ends of a TCP connection and its network namespace.

@@ -5,6 +5,7 @@
 //! | SYN answered | `ACTIVE_ESTABLISHED_CB` | success |
 //! | refused, unreachable, timed out | `STATE_CB` SYN_SENT → CLOSE | failure |
 //! | the application closes first | `sock_release`, then `STATE_CB` | neither |
+//! | it gives up by `shutdown` or AF_UNSPEC | `STATE_CB`, which cannot tell it from an ICMP error | failure |
 //! | error before a packet left | `sock_release` (or the socket's next connect) alone | failure |
 
 use aya_ebpf::{
@@ -68,7 +69,7 @@ pub fn follow(ctx: &SockOpsContext) {
         {
             unanswered(ctx, connection);
         }
-        (BPF_SOCK_OPS_RTT_CB, phase::ESTABLISHED) => header_arrived(ctx, connection),
+        (BPF_SOCK_OPS_RTT_CB, phase::ESTABLISHED) => first_bytes_arrived(ctx, connection),
         _ => {}
     }
 }
@@ -103,38 +104,52 @@ fn give_back(ctx: &SockOpsContext, connection: &mut Connection) {
 /// The endpoint answered.
 #[inline(always)]
 fn answered(ctx: &SockOpsContext, connection: &mut Connection, settings: &Settings) {
-    connection.phase = phase::ESTABLISHED;
+    if !atomic::swap32(&raw mut connection.phase, phase::SYN_SENT, phase::ESTABLISHED) {
+        return;
+    }
     untrack(connection);
     give_back(ctx, connection);
+    if settings.flags & flag::PROXY_HEADER != 0 && !await_first_bytes(ctx, connection) {
+        // The gateway will get bytes that it cannot place: of no more use than one that does not answer.
+        count::of_all!(headers_failed);
+        count::connect_failed(connection);
+        return;
+    }
     count::of_target!(connection.target, succeeded);
     apart::settle(connection.endpoint, connection.ticket, 0);
-    if settings.flags & flag::PROXY_HEADER != 0 {
-        let key = context::cookie(ctx);
-        // SAFETY: `ops` is the context this program was called with.
-        if maps::SOCKETS.update(key, unsafe { &mut *ctx.ops }, 0).is_err() {
-            count::of_all!(headers_failed);
-        }
-        let asked = ctx.cb_flags();
-        if asked & BPF_SOCK_OPS_RTT_CB_FLAG == 0 {
-            connection.marks |= mark::AWAITS_ACK;
-            ctx.set_cb_flags((asked | BPF_SOCK_OPS_RTT_CB_FLAG).cast_signed()).ok();
-        }
+}
+
+/// Sees to it that the first bytes pass the `sk_msg` program; says whether they will.
+#[inline(always)]
+fn await_first_bytes(ctx: &SockOpsContext, connection: &mut Connection) -> bool {
+    let key = context::cookie(ctx);
+    // SAFETY: `ops` is the context this program was called with.
+    if maps::SOCKETS.update(key, unsafe { &mut *ctx.ops }, 0).is_err() {
+        return false;
     }
+    let asked = ctx.cb_flags();
+    if asked & BPF_SOCK_OPS_RTT_CB_FLAG == 0 {
+        connection.marks |= mark::AWAITS_ACK;
+        ctx.set_cb_flags((asked | BPF_SOCK_OPS_RTT_CB_FLAG).cast_signed()).ok();
+    }
+    true
 }
 
 /// Something has been acknowledged. Once the header is out the socket leaves the sockhash: in it every send would go on
-/// costing something, and a blocking `recv(2)` that is woken without data would report EAGAIN
-/// (net/ipv4/tcp_bpf.c, `tcp_bpf_recvmsg` waits only once).
+/// costing something, and a blocking `recv(2)` that begins would report EAGAIN when it is woken without data
+/// (net/ipv4/tcp_bpf.c, `tcp_bpf_recvmsg` waits only once). One that began before is beyond help.
 #[inline(always)]
-fn header_arrived(ctx: &SockOpsContext, connection: &mut Connection) {
+fn first_bytes_arrived(ctx: &SockOpsContext, connection: &mut Connection) {
     if connection.marks & mark::HEADER_DUE != 0 {
-        return;
+        // Bytes that were on their way before the socket was in the sockhash: TCP Fast Open.
+        connection.marks &= !mark::HEADER_DUE;
+        count::of_all!(headers_failed);
     }
     if connection.marks & mark::AWAITS_ACK != 0 {
         connection.marks &= !mark::AWAITS_ACK;
         ctx.set_cb_flags((ctx.cb_flags() & !BPF_SOCK_OPS_RTT_CB_FLAG).cast_signed()).ok();
     }
-    if connection.marks & mark::SLOT_HELD != 0 {
+    if connection.slot_held != 0 {
         maps::forget_socket(context::cookie(ctx));
         give_slot_back(connection);
     }
@@ -142,9 +157,8 @@ fn header_arrived(ctx: &SockOpsContext, connection: &mut Connection) {
 
 #[inline(always)]
 fn give_slot_back(connection: &mut Connection) {
-    connection.marks &= !mark::SLOT_HELD;
     if let Some(control) = maps::control() {
-        release_slot(control);
+        release_slot(connection, control);
     }
 }
 
@@ -155,8 +169,7 @@ fn unanswered(ctx: &SockOpsContext, connection: &mut Connection) {
     if records(connection) {
         withdraw(&context::ends(ctx), context::netns(ctx));
     }
-    if connection.phase == phase::SYN_SENT {
-        connection.phase = phase::OVER;
+    if atomic::swap32(&raw mut connection.phase, phase::SYN_SENT, phase::OVER) {
         untrack(connection);
         count::connect_failed(connection);
     }
@@ -169,22 +182,14 @@ pub fn release(ctx: &SockContext) {
     if connection.target != maps::attachment().target {
         return;
     }
-    if connection.marks & mark::SLOT_HELD != 0 {
-        give_slot_back(connection);
-    }
-    match connection.phase {
-        // `sock_ops` never saw it: an error like ENETUNREACH, before a packet left.
-        phase::DECIDED => {
-            connection.phase = phase::OVER;
-            count::connect_failed(connection);
-        }
-        // Comes before SYN_SENT → CLOSE, which then is not a failure.
-        phase::SYN_SENT => {
-            connection.phase = phase::OVER;
-            untrack(connection);
-            count::of_target!(connection.target, abandoned);
-        }
-        _ => {}
+    give_slot_back(connection);
+    // `sock_ops` never saw it: an error like ENETUNREACH, before a packet left.
+    if atomic::swap32(&raw mut connection.phase, phase::DECIDED, phase::OVER) {
+        count::connect_failed(connection);
+    // Comes before SYN_SENT → CLOSE, which then is not a failure.
+    } else if atomic::swap32(&raw mut connection.phase, phase::SYN_SENT, phase::OVER) {
+        untrack(connection);
+        count::of_target!(connection.target, abandoned);
     }
 }
 

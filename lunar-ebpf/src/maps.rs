@@ -107,8 +107,8 @@ pub fn attachment() -> Attachment {
 /// What a socket remembers of its connect. `sk` is a socket or, in `sock_release`, the context.
 #[inline(always)]
 pub fn connection<T>(sk: *mut T) -> Option<&'static mut Connection> {
-    // SAFETY: the helper checks `sk` for null; storage lives until the socket is freed, and the socket's lock or
-    // its last close keep others off it.
+    // SAFETY: the helper checks `sk` for null; storage lives until the socket is freed. Most hooks hold the socket's
+    // lock; the last close does not, so what both may change is changed by compare-and-swap (`abi::Connection`).
     unsafe {
         bpf_sk_storage_get((&raw const CONNECTIONS).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), 0)
             .cast::<Connection>()

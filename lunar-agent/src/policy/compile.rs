@@ -359,21 +359,28 @@ fn divide<B>(
 /// Outlines the ranges from `first` on, 2^`bits` addresses in all.
 fn outline(first: u128, bits: u32, ranges: &[(u128, Answer)]) -> Vec<u64> {
     let size = 1_u128 << (bits - BLOCKS.ilog2());
+    let end = first + (size << BLOCKS.ilog2());
     let mut words = vec![0; (BLOCKS / BLOCKS_PER_WORD) as usize];
-    // The range that the block begins in: the last that begins before or with it.
-    let mut place = 0;
-    for block in 0..BLOCKS {
-        let start = first + u128::from(block) * size;
-        while ranges.get(place + 1).is_some_and(|next| next.0 <= start) {
-            place += 1;
+    for (place, (start, answer)) in ranges.iter().enumerate() {
+        let next = ranges.get(place + 1).map_or(end, |next| next.0.min(end));
+        let start = (*start).max(first);
+        if start >= next {
+            continue;
         }
-        let whole = ranges.get(place + 1).is_none_or(|next| next.0 >= start + size);
-        let says = match ranges[place].1 {
-            answer if !whole || answer.rule() != 0 => Outline::Divided,
+        let says = match answer {
+            answer if answer.rule() != 0 => Outline::Divided,
             answer if answer.wanted() => Outline::Wanted,
             _ => Outline::Unwanted,
         };
-        says.enter(&mut words[(block / BLOCKS_PER_WORD) as usize], block);
+        // Blocks that it has to itself, and those that it shares with a neighbour.
+        let (from, to) = ((start - first).div_ceil(size) as u32, ((next - first) / size) as u32);
+        says.enter_all(&mut words, from..to);
+        for shared in [(start - first) / size, (next - 1 - first) / size] {
+            let block = shared as u32;
+            if !(from..to).contains(&block) {
+                Outline::Divided.enter(&mut words[(block / BLOCKS_PER_WORD) as usize], block);
+            }
+        }
     }
     words
 }
