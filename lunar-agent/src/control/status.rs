@@ -210,9 +210,8 @@ fn held_back(state: &State, slot: u32, known: &[Option<String>]) -> Option<Strin
     let unready = state.unready() >> slot & 1 != 0;
     unready.then(|| {
         let reason = known.get(slot as usize).cloned().flatten();
-        reason.unwrap_or_else(|| {
-            "takes no connection: nothing would tell it the original destination".to_owned()
-        })
+        // A dead agent took it along.
+        reason.unwrap_or_else(|| "held back by the agent: takes no connection".to_owned())
     })
 }
 

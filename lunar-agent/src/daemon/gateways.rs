@@ -3,54 +3,71 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    fs,
-    os::fd::OwnedFd,
+    io::{self, Write},
+    net::SocketAddr,
 };
 
 use lunar_common::{
-    abi::{Attachment, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS, endpoint as flags},
-    time::{KtimeNs, SpanNs},
+    abi::{Attachment, MAX_ENDPOINTS, endpoint as flags},
+    time::KtimeNs,
 };
 
 use super::{agent::Agent, settings::is_here};
 use crate::{
     config::{GatewayProcess, Handoff},
-    gateway::{
-        endpoint::Endpoint,
-        listener::{self, Held},
-    },
+    gateway::{endpoint::Endpoint, listener::Held},
     kernel::{
         KernelError,
         attach::{self, Owner},
         generation::Generation,
-        layout::{now, span},
         pins::Pins,
         state::State,
     },
     targets::cgroup::Cgroup,
 };
 
-/// What is known of the gateway's processes.
+/// What is known of the gateway's processes. What is known of an endpoint is known of its address: another may get its
+/// slot.
 #[derive(Default)]
 pub(super) struct Gateways {
-    /// By endpoint slot: who listens there, as last seen.
-    held: HashMap<u32, Vec<Held>>,
+    /// By slot: whose sockets the kernel was shown last.
+    pub(super) shown: HashMap<u32, SocketAddr>,
+    /// By endpoint: who listens there, as last shown.
+    pub(super) held: HashMap<SocketAddr, Vec<Held>>,
+    /// Endpoints where somebody listens whom the agent may not look into.
+    pub(super) hidden: BTreeSet<SocketAddr>,
+    /// By endpoint where nobody is seen to listen: a probe that ended well after this began after the last listener had
+    /// gone.
+    pub(super) unseen: HashMap<SocketAddr, KtimeNs>,
     /// By cgroup id: where the original destination is answered.
-    answering: HashMap<u64, Cgroup>,
-    /// By endpoint slot where nobody is seen to listen: a probe that ended well after this began after the last
-    /// listener had gone.
-    unseen: HashMap<u32, KtimeNs>,
-    /// By endpoint slot: why it takes no connection.
-    problems: HashMap<u32, String>,
-    /// Endpoint slots that have shaken hands.
-    handshaken: BTreeSet<u32>,
+    pub(super) answering: HashMap<u64, Cgroup>,
+    /// By endpoint: why it would not be told the original destination.
+    untold: HashMap<SocketAddr, String>,
+    /// By endpoint: why its first handshake is missing.
+    unshaken: HashMap<SocketAddr, String>,
+    /// Endpoints that have shaken hands.
+    handshaken: BTreeSet<SocketAddr>,
     /// Processes exempted by the agent.
     exempt: BTreeSet<u32>,
+    /// Why a process of the gateway is not exempt.
+    not_exempt: Option<String>,
 }
 
 impl Gateways {
+    /// Why the endpoint in this slot takes no connection.
     pub(super) fn problem(&self, slot: u32) -> Option<String> {
-        self.problems.get(&slot).cloned()
+        let address = self.shown.get(&slot)?;
+        let both: Vec<&str> = [&self.untold, &self.unshaken]
+            .iter()
+            .filter_map(|m| m.get(address))
+            .map(String::as_str)
+            .collect();
+        (!both.is_empty()).then(|| both.join("; "))
+    }
+
+    /// Why a process of the gateway is not exempt.
+    pub(super) fn not_exempt(&self) -> Option<String> {
+        self.not_exempt.clone()
     }
 
     /// Whether this cgroup answers for the original destination.
@@ -58,22 +75,36 @@ impl Gateways {
         self.answering.contains_key(&cgroup_id)
     }
 
-    /// Enters the result of a handshake. The first is said where whoever started the agent looks.
-    pub(super) fn handshaken(&mut self, slot: u32, address: &str, failure: Option<&str>) {
+    /// Enters the result of a handshake. Why the first is missing is said where whoever started the agent looks.
+    pub(super) fn handshaken(&mut self, endpoint: SocketAddr, failure: Option<&str>) {
         match failure {
             None => {
-                if self.handshaken.insert(slot) {
-                    tracing::info!(endpoint = address, "handshake done");
+                self.unshaken.remove(&endpoint);
+                if self.handshaken.insert(endpoint) {
+                    tracing::info!(%endpoint, "handshake done");
                 }
             }
-            Some(reason) if !self.handshaken.contains(&slot) => {
+            Some(reason) if !self.handshaken.contains(&endpoint) => {
                 let problem = format!("no handshake yet: {reason}");
-                if self.problems.insert(slot, problem.clone()).as_ref() != Some(&problem) {
-                    println!("error: {address}: {problem}; traffic is direct until it succeeds");
+                if self.unshaken.get(&endpoint) != Some(&problem) {
+                    let line = format!("error: {endpoint}: {problem}; traffic is direct until it succeeds");
+                    // Whoever read it may be gone, which is no reason to stop; `status` says the same.
+                    let _ = writeln!(io::stdout(), "{line}");
+                    self.unshaken.insert(endpoint, problem);
                 }
             }
             Some(_) => {}
         }
+    }
+
+    /// Forgets all that is known of other addresses than these.
+    fn keep_only(&mut self, endpoints: &BTreeSet<SocketAddr>) {
+        self.held.retain(|address, _| endpoints.contains(address));
+        self.hidden.retain(|address| endpoints.contains(address));
+        self.unseen.retain(|address, _| endpoints.contains(address));
+        self.untold.retain(|address, _| endpoints.contains(address));
+        self.unshaken.retain(|address, _| endpoints.contains(address));
+        self.handshaken.retain(|address| endpoints.contains(address));
     }
 
     /// Swaps the programs of a new generation in.
@@ -100,14 +131,13 @@ impl Agent {
     /// Looks at the gateway's processes and brings the kernel's knowledge up to date.
     pub(super) fn watch_gateways(&mut self) {
         self.forget_dead_cgroups();
+        self.forget_departed();
         for endpoint in self.endpoints.clone() {
             if let Err(e) = self.watch_endpoint(&endpoint) {
                 tracing::error!(endpoint = %endpoint.address, error = %e, "the gateway's processes cannot be followed");
             }
         }
-        if let Err(e) = self.exempt_processes() {
-            tracing::error!(error = %e, "the gateway's processes cannot be exempted");
-        }
+        self.exempt_processes();
         self.write_unready();
     }
 
@@ -119,7 +149,23 @@ impl Agent {
             self.answer_for(endpoint, local, &held);
             self.write_unready();
         }
-        if local { self.show_listeners(endpoint, held) } else { Ok(()) }
+        self.show_listeners(endpoint, local, held)
+    }
+
+    /// An address that is no endpoint any more takes what is known of it along, and its sockets out of the kernel's
+    /// map: the next one in its slot is not to be taken for it.
+    fn forget_departed(&mut self) {
+        self.gateways.keep_only(&self.endpoints.iter().map(|e| e.address).collect());
+        let stays =
+            |slot: u32, address| self.endpoints.iter().any(|e| e.slot == slot && e.address == address);
+        let left: Vec<u32> =
+            self.gateways.shown.iter().filter(|(s, a)| !stays(**s, **a)).map(|(slot, _)| *slot).collect();
+        for slot in left {
+            match self.offer_listeners(slot, &[]) {
+                Ok(()) => drop(self.gateways.shown.remove(&slot)),
+                Err(e) => tracing::error!(slot, error = %e, "the sockets of an endpoint that is gone remain"),
+            }
+        }
     }
 
     /// Sees to it that the gateway is told the original destinations, or else that it takes no connection.
@@ -131,10 +177,8 @@ impl Agent {
                 Err(e) => Err(format!("gateway.process: {e}")),
             },
             // The kernel finds no listener either: the connect goes direct, and counts.
-            GatewayProcess::Auto if local && self.is_watched(endpoint.slot, held) && held.is_empty() => {
-                Ok(())
-            }
-            GatewayProcess::Auto if local => self.answer_where_it_listens(held),
+            GatewayProcess::Auto if local && self.is_watched(endpoint, held) && held.is_empty() => Ok(()),
+            GatewayProcess::Auto if local => self.answer_where_it_listens(endpoint.address, held),
             // A gateway elsewhere learns the destination from Host or SNI.
             GatewayProcess::Auto => Ok(()),
         };
@@ -144,66 +188,22 @@ impl Agent {
         if let Err(e) = self.flag_endpoint(endpoint.slot, flags::RECORD, record) {
             tracing::error!(endpoint = %endpoint.address, error = %e, "original destinations are not recorded");
         }
+        let untold = &mut self.gateways.untold;
         match answering {
             Ok(()) => {
-                if self.gateways.problems.remove(&endpoint.slot).is_some() {
+                if untold.remove(&endpoint.address).is_some() {
                     tracing::info!(endpoint = %endpoint.address, "the gateway is told the original destinations");
                 }
             }
-            Err(problem) if self.gateways.problems.get(&endpoint.slot) != Some(&problem) => {
+            Err(problem) if untold.get(&endpoint.address) != Some(&problem) => {
                 tracing::warn!(endpoint = %endpoint.address, problem, "takes no connection");
-                self.gateways.problems.insert(endpoint.slot, problem);
+                untold.insert(endpoint.address, problem);
             }
             Err(_) => {}
         }
     }
 
-    /// Who listens at a local endpoint.
-    fn look_for_listeners(&mut self, endpoint: &Endpoint) -> Vec<Held> {
-        let slot = endpoint.slot;
-        let mut held = self.gateways.held.get(&slot).cloned().unwrap_or_default();
-        if held.is_empty() || !held.iter().all(Held::stands) {
-            held = listener::find(endpoint.address);
-        } else {
-            held.extend(self.new_workers(&held));
-        }
-        if !held.is_empty() {
-            self.gateways.unseen.remove(&slot);
-        } else if !self.gateways.unseen.contains_key(&slot) {
-            // A probe under way may have connected to whoever has gone; at the start there is none.
-            let under_way = if self.gateways.held.contains_key(&slot) {
-                span(self.config.health.timeout)
-            } else {
-                SpanNs(0)
-            };
-            self.gateways.unseen.insert(slot, now().after(under_way));
-        }
-        held
-    }
-
-    /// Tells the kernel of the sockets that listen at a local endpoint, and whether they say all.
-    fn show_listeners(&mut self, endpoint: &Endpoint, held: Vec<Held>) -> Result<(), KernelError> {
-        let slot = endpoint.slot;
-        let watched = self.is_watched(slot, &held);
-        if self.gateways.held.get(&slot).map_or(!held.is_empty(), |before| *before != held) {
-            self.offer_listeners(slot, &held)?;
-            self.gateways.held.insert(slot, held);
-        }
-        self.flag_endpoint(slot, flags::LOCAL, watched)
-    }
-
-    /// Whether the sockets tell the kernel if somebody listens. They say nothing where a probe's connect succeeds
-    /// although nobody is seen to listen (NAT, a socket of another network namespace).
-    fn is_watched(&self, slot: u32, held: &[Held]) -> bool {
-        let answers_unseen = || {
-            // A handshake connects to another port.
-            !self.probes.shake_hands()
-                && self.gateways.unseen.get(&slot).is_some_and(|since| self.is_healthy_since(slot, *since))
-        };
-        self.capabilities.can_copy_sockets() && (!held.is_empty() || !answers_unseen())
-    }
-
-    fn flag_endpoint(&mut self, slot: u32, flag: u16, on: bool) -> Result<(), KernelError> {
+    pub(super) fn flag_endpoint(&mut self, slot: u32, flag: u16, on: bool) -> Result<(), KernelError> {
         let mut entry = self.state.endpoint(slot)?;
         let before = entry.flags;
         entry.flags = if on { before | flag } else { before & !flag };
@@ -213,38 +213,9 @@ impl Agent {
         Ok(())
     }
 
-    /// Processes that have joined the gateway's cgroups since and hold its sockets too.
-    fn new_workers(&self, held: &[Held]) -> Vec<Held> {
-        let known: BTreeSet<u32> = held.iter().map(|h| h.pid).collect();
-        let inodes: BTreeSet<u64> = held.iter().map(|h| h.inode).collect();
-        let new = self.gateways.answering.values().flat_map(processes_of).filter(|pid| !known.contains(pid));
-        listener::held_by_new(new, &inodes)
-    }
-
-    /// Copies the sockets into the kernel's map, one of each, and closes the copies: a copy that stayed open would
-    /// keep a dead gateway's socket listening.
-    fn offer_listeners(&mut self, slot: u32, held: &[Held]) -> Result<(), KernelError> {
-        if !self.capabilities.can_copy_sockets() {
-            return Ok(());
-        }
-        let mut seen = BTreeSet::new();
-        let sockets: Vec<OwnedFd> = held
-            .iter()
-            .filter(|h| seen.len() < LISTENERS_PER_ENDPOINT as usize && seen.insert(h.inode))
-            .filter_map(|h| {
-                h.copy().inspect_err(|e| tracing::debug!(pid = h.pid, error = %e, "socket not copied")).ok()
-            })
-            .collect();
-        self.state.set_listeners(slot, &sockets)
-    }
-
-    fn answer_where_it_listens(&mut self, held: &[Held]) -> Result<(), String> {
+    fn answer_where_it_listens(&mut self, endpoint: SocketAddr, held: &[Held]) -> Result<(), String> {
         if held.is_empty() {
-            return Err(
-                "no process of this network namespace listens there, so nothing can tell it the original \
-                        destination; start it, or set gateway.process"
-                    .to_owned(),
-            );
+            return Err(self.why_nobody(endpoint).to_owned());
         }
         let pids: BTreeSet<u32> = held.iter().map(|h| h.pid).collect();
         let cgroups: Vec<Cgroup> = pids
@@ -252,6 +223,19 @@ impl Agent {
             .map(|pid| Cgroup::of_process(pid).map_err(|e| format!("the listening process: {e}")))
             .collect::<Result<_, _>>()?;
         cgroups.into_iter().try_for_each(|c| self.answer_in(c))
+    }
+
+    fn why_nobody(&self, endpoint: SocketAddr) -> &'static str {
+        if !self.gateways.hidden.contains(&endpoint) {
+            "no process of this network namespace listens there, so nothing can tell it the original destination; \
+             start it, or set gateway.process"
+        } else if self.capabilities.can_copy_sockets() {
+            "somebody listens there, but none of the processes that the agent sees, so nothing can tell it the \
+             original destination; run the agent in the host's process id namespace, or set gateway.process"
+        } else {
+            "somebody listens there, but without CAP_SYS_PTRACE the agent cannot look into processes for who it is, \
+             so nothing can tell it the original destination; grant CAP_SYS_PTRACE, or set gateway.process"
+        }
     }
 
     /// Attaches the programs that answer `SO_ORIGINAL_DST` to a cgroup of the gateway.
@@ -279,18 +263,36 @@ impl Agent {
     /// Exempts those who hold the gateway's sockets, and no longer those who are gone: a process id comes round again.
     /// The kernel exempts by itself who asks for an original destination; such a process stays while it lives in one
     /// of the gateway's cgroups.
-    fn exempt_processes(&mut self) -> Result<(), KernelError> {
-        let wanted: BTreeSet<u32> = self.gateways.held.values().flatten().map(|h| h.pid).collect();
-        for pid in wanted.difference(&self.gateways.exempt) {
-            self.state.exempt(*pid, true)?;
+    fn exempt_processes(&mut self) {
+        let problem = self.bring_exempt_up_to_date().err().map(|e| e.to_string());
+        if problem != self.gateways.not_exempt {
+            match &problem {
+                Some(error) => tracing::error!(error, "a process of the gateway is not exempt"),
+                None => tracing::info!("the gateway's processes are exempt"),
+            }
+            self.gateways.not_exempt = problem;
         }
+    }
+
+    fn bring_exempt_up_to_date(&mut self) -> Result<(), KernelError> {
+        let wanted: BTreeSet<u32> = self.gateways.held.values().flatten().map(|h| h.pid).collect();
+        // First: a full map gets room.
         for pid in self.state.exempt_processes()? {
             if !wanted.contains(&pid) && !self.is_in_a_gateways_cgroup(pid) {
                 self.state.exempt(pid, false)?;
             }
         }
-        self.gateways.exempt = wanted;
-        Ok(())
+        self.gateways.exempt.retain(|pid| wanted.contains(pid));
+        let mut done = Ok(());
+        for pid in wanted {
+            if !self.gateways.exempt.contains(&pid) {
+                match self.state.exempt(pid, true) {
+                    Ok(()) => drop(self.gateways.exempt.insert(pid)),
+                    Err(e) => done = Err(e),
+                }
+            }
+        }
+        done
     }
 
     fn is_in_a_gateways_cgroup(&self, pid: u32) -> bool {
@@ -300,17 +302,12 @@ impl Agent {
     /// Tells the kernel which endpoints may take connections.
     pub(super) fn write_unready(&self) {
         let shy = |e: &&Endpoint| {
-            let waits = self.probes.shake_hands() && !self.gateways.handshaken.contains(&e.slot);
-            waits || self.gateways.problems.contains_key(&e.slot)
+            let waits = self.probes.shake_hands() && !self.gateways.handshaken.contains(&e.address);
+            waits || self.gateways.untold.contains_key(&e.address)
         };
         let slots = self.endpoints.iter().filter(shy).fold(0, |slots, e| slots | 1 << e.slot);
         self.state.set_unready(slots);
     }
-}
-
-fn processes_of(cgroup: &Cgroup) -> Vec<u32> {
-    let text = fs::read_to_string(cgroup.path.join("cgroup.procs")).unwrap_or_default();
-    text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 const _: () = assert!(MAX_ENDPOINTS <= 32, "the slots that are not ready are bits of a u32");

@@ -5,6 +5,7 @@ mod agent;
 mod error;
 mod gateways;
 mod lifecycle;
+mod listeners;
 mod probes;
 mod settings;
 

@@ -74,6 +74,7 @@ impl Probes {
     /// Begins every probe that is due.
     pub(super) fn begin_due(&mut self, endpoints: &[Endpoint], word: impl Fn(u32) -> Word) {
         let now = now();
+        self.began.retain(|address, _| endpoints.iter().any(|e| e.address == *address));
         for endpoint in endpoints {
             let word = word(endpoint.slot);
             let last = self.began.get(&endpoint.address).copied();
@@ -148,7 +149,7 @@ impl Agent {
             Step::Dropped | Step::Unchanged | Step::Counted(_) => {}
         }
         if self.probes.shake_hands() {
-            self.gateways.handshaken(slot, &address.to_string(), reason.as_deref());
+            self.gateways.handshaken(address, reason.as_deref());
             self.write_unready();
         }
         if let Err(e) = self.show_health(slot, reason.as_deref()) {

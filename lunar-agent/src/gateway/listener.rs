@@ -8,10 +8,26 @@ use std::{
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::{
+    SockDiagMessage,
+    constants::{AF_INET, AF_INET6, IPPROTO_TCP},
+    inet::{ExtensionFlags, InetRequest, SocketId, StateFlags},
+};
+use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
 use procfs::{
-    net::{TcpNetEntry, TcpState},
+    net::TcpState,
     process::{FDTarget, Process, all_processes},
 };
+
+/// What a look at a local endpoint has shown.
+#[derive(Default, Debug)]
+pub struct Found {
+    /// The sockets that take its connections, by holder.
+    pub held: Vec<Held>,
+    /// Somebody listens, but no process that can be looked into.
+    pub hidden: bool,
+}
 
 /// A listening socket in the hands of a process.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -56,10 +72,13 @@ unsafe fn own(fd: libc::c_long) -> io::Result<OwnedFd> {
 }
 
 /// The sockets of this network namespace that take connections to `endpoint`, and who holds them.
-pub fn find(endpoint: SocketAddr) -> Vec<Held> {
-    let inodes = listening_inodes(endpoint);
+///
+/// # Errors
+/// If the kernel does not tell the sockets.
+pub fn find(endpoint: SocketAddr) -> io::Result<Found> {
+    let inodes = listening_inodes(endpoint)?;
     if inodes.is_empty() {
-        return Vec::new();
+        return Ok(Found::default());
     }
     // Processes come and go while they are looked at; what cannot be read is not the gateway.
     let mut held: Vec<Held> = all_processes()
@@ -69,7 +88,9 @@ pub fn find(endpoint: SocketAddr) -> Vec<Held> {
         .flat_map(|process| held_by(&process, &inodes))
         .collect();
     held.sort();
-    held
+    // One that ended meanwhile took its sockets along.
+    let hidden = held.is_empty() && !listening_inodes(endpoint)?.is_disjoint(&inodes);
+    Ok(Found { held, hidden })
 }
 
 /// Those of the sockets `inodes` that a process holds.
@@ -94,17 +115,70 @@ pub fn held_by_new(pids: impl IntoIterator<Item = u32>, inodes: &BTreeSet<u64>) 
         .collect()
 }
 
-fn listening_inodes(endpoint: SocketAddr) -> BTreeSet<u64> {
-    let v4 = procfs::net::tcp().unwrap_or_default();
+fn listening_inodes(endpoint: SocketAddr) -> io::Result<BTreeSet<u64>> {
+    // A kernel built without CONFIG_INET_DIAG tells its sockets only as text, with all that are no listeners.
+    let sockets = listening_by_diag().or_else(|_| listening_by_procfs())?;
+    Ok(sockets.into_iter().filter(|(local, _)| takes(*local, endpoint)).map(|(_, inode)| inode).collect())
+}
+
+/// Addresses and inodes of the listening TCP sockets of this network namespace, by `sock_diag(7)`: the kernel walks
+/// its table of listeners only, however many connections there are.
+fn listening_by_diag() -> io::Result<Vec<(SocketAddr, u64)>> {
+    let mut listening = Vec::new();
+    for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let request = InetRequest {
+            family,
+            protocol: IPPROTO_TCP,
+            extensions: ExtensionFlags::empty(),
+            states: StateFlags::LISTEN,
+            socket_id: any,
+        };
+        let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        let socket = Socket::new(NETLINK_SOCK_DIAG)?;
+        socket.send_to(&bytes, &netlink_sys::SocketAddr::new(0, 0), 0)?;
+        while take_answers(&socket.recv_from_full()?.0, &mut listening)? {}
+    }
+    Ok(listening)
+}
+
+/// Reads one datagram of a dump. Returns whether there is more to come.
+fn take_answers(mut datagram: &[u8], listening: &mut Vec<(SocketAddr, u64)>) -> io::Result<bool> {
+    while !datagram.is_empty() {
+        let message = NetlinkMessage::<SockDiagMessage>::deserialize(datagram).map_err(io::Error::other)?;
+        match message.payload {
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                let id = &response.header.socket_id;
+                let local = SocketAddr::new(id.source_address, id.source_port);
+                listening.push((local, response.header.inode.into()));
+            }
+            NetlinkPayload::Done(_) => return Ok(false),
+            NetlinkPayload::Error(e) => return Err(e.to_io()),
+            _ => {}
+        }
+        // Messages are padded to four bytes (NLMSG_ALIGN), and the last one need not be.
+        let length = (message.header.length as usize).next_multiple_of(4);
+        datagram = datagram.get(length..).unwrap_or_default();
+    }
+    Ok(true)
+}
+
+/// The same from `/proc/net`, where there is no `sock_diag`.
+fn listening_by_procfs() -> io::Result<Vec<(SocketAddr, u64)>> {
+    let v4 = procfs::net::tcp().map_err(io::Error::other)?;
+    // Absent where IPv6 is.
     let v6 = procfs::net::tcp6().unwrap_or_default();
-    v4.into_iter().chain(v6).filter(|entry| takes(entry, endpoint)).map(|entry| entry.inode).collect()
+    let listening = v4.into_iter().chain(v6).filter(|entry| entry.state == TcpState::Listen);
+    Ok(listening.map(|entry| (entry.local_address, entry.inode)).collect())
 }
 
 /// Whether a socket takes connections to `endpoint`: its own address, or any of a family that includes it.
-fn takes(entry: &TcpNetEntry, endpoint: SocketAddr) -> bool {
-    let local = entry.local_address;
-    entry.state == TcpState::Listen
-        && local.port() == endpoint.port()
+fn takes(local: SocketAddr, endpoint: SocketAddr) -> bool {
+    local.port() == endpoint.port()
         && (local.ip().to_canonical() == endpoint.ip()
             || local.ip().is_unspecified() && (local.is_ipv6() || endpoint.is_ipv4()))
 }
@@ -119,7 +193,7 @@ mod tests {
     fn this_process_is_found_as_the_listener_it_is() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
         let address = listener.local_addr().expect("bound");
-        let held = find(address);
+        let held = find(address).expect("sock_diag").held;
         assert_eq!(held.len(), 1, "{held:?}");
         assert_eq!((held[0].pid, held[0].fd), (std::process::id(), listener.as_raw_fd()));
         assert!(held[0].stands());
@@ -127,7 +201,8 @@ mod tests {
         drop(copy);
         drop(listener);
         assert!(!held[0].stands());
-        assert!(find(address).is_empty());
+        let found = find(address).expect("sock_diag");
+        assert!(found.held.is_empty() && !found.hidden, "{found:?}");
     }
 
     #[test]
@@ -136,10 +211,28 @@ mod tests {
         let port = listener.local_addr().expect("bound").port();
         for address in ["127.0.0.1", "::1"] {
             let endpoint = SocketAddr::new(address.parse().expect("an address"), port);
-            assert_eq!(find(endpoint).len(), 1, "{endpoint}");
+            assert_eq!(find(endpoint).expect("sock_diag").held.len(), 1, "{endpoint}");
         }
         let v4_only = TcpListener::bind("0.0.0.0:0").expect("any address");
         let port = v4_only.local_addr().expect("bound").port();
-        assert!(find(SocketAddr::new("::1".parse().expect("an address"), port)).is_empty());
+        let v6 = SocketAddr::new("::1".parse().expect("an address"), port);
+        assert!(find(v6).expect("sock_diag").held.is_empty());
+    }
+
+    #[test]
+    fn sock_diag_and_procfs_tell_the_same() {
+        let listeners = ["127.0.0.1:0", "[::1]:0", "[::]:0"].map(|a| TcpListener::bind(a).expect("loopback"));
+        let client =
+            std::net::TcpStream::connect(listeners[0].local_addr().expect("bound")).expect("loopback");
+        let (diag, procfs) = (listening_by_diag().expect("diag"), listening_by_procfs().expect("procfs"));
+        for listener in &listeners {
+            let address = listener.local_addr().expect("bound");
+            let of = |all: &[(SocketAddr, u64)]| all.iter().copied().filter(|(a, _)| *a == address).collect();
+            let (by_diag, by_procfs): (Vec<_>, Vec<_>) = (of(&diag), of(&procfs));
+            assert_eq!(by_diag.len(), 1, "{address}");
+            assert_eq!(by_diag, by_procfs);
+        }
+        let connected = client.local_addr().expect("connected");
+        assert!(!diag.iter().any(|(a, _)| *a == connected), "a connection is no listener");
     }
 }

@@ -1,10 +1,12 @@
 //! An agent whose gateway is not there yet: it says so, stays up, and traffic is direct.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use lunar_lab::Spawn;
 
 use crate::{
-    scene::{PROVIDER, Plan, Scene},
-    world::{Agent, SOON, eventually},
+    scene::{HEALTH_PORT, Health, PROVIDER, Plan, Scene, lines},
+    world::{AGENT, Agent, SOON, eventually},
 };
 
 fn starts(scene: &Scene, plan: &Plan) -> Agent {
@@ -15,26 +17,85 @@ fn quick() -> Plan {
     Plan { interval: "200ms", probe_timeout: "200ms", cooldown_sec: 0.5, ..Plan::default() }
 }
 
-/// The handshake fails at the start, and is said on standard output; after the server has come up it redirects.
-#[test]
-fn a_handshake_that_does_not_work_yet() {
-    let scene = Scene::new("handshake");
-    scene.open();
-    let mut agent = starts(&scene, &quick());
-    let line = agent.child.wait_for_line("error: 198.51.100.2:8000: no handshake yet", SOON).unwrap();
+/// The handshake fails at the start, and is said on standard output, once; after the server has come up it redirects.
+fn redirects_after_the_first_handshake(scene: &Scene, toml: &str, health: impl FnOnce() -> Health) {
+    let mut agent = scene.world.agent(toml);
+    let line = agent.child.wait_for_line("no handshake yet", SOON).unwrap();
     assert!(agent.child.stdout().contains(&line), "on standard output");
-    assert!(line.contains("198.51.100.2:8040") && line.contains("refused"), "{line}");
+    let endpoint = scene.endpoint()["address"].as_str().unwrap().to_owned();
+    assert!(line.starts_with(&format!("error: {endpoint}: ")), "{line}");
+    assert!(line.contains(&format!(":{HEALTH_PORT}")) && line.contains("refused"), "{line}");
     assert_eq!(scene.call(), "ok");
     assert_eq!((scene.verdict("unsuitable"), scene.verdict("redirected")), (1, 0));
     assert!(scene.endpoint()["problem"].as_str().unwrap().contains("no handshake yet"));
+    // Long enough for many handshakes and some looks at the gateway.
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!(lines(&agent, "no handshake yet"), 1, "{}", agent.child.output());
+    assert_eq!(lines(&agent, "is told the original destinations"), 0, "{}", agent.child.output());
     assert!(agent.child.try_wait().unwrap().is_none(), "it stays up");
-    let _health = scene.health();
+    let _health = health();
     eventually("traffic is redirected", || {
         assert_eq!(scene.call(), "ok");
         scene.verdict("redirected") > 0
     });
     agent.child.wait_for_line("handshake done", SOON).unwrap();
     eventually("the problem is over", || scene.endpoint()["problem"].is_null());
+}
+
+/// `plan` with this handoff.
+fn with_handoff(scene: &Scene, plan: &Plan, handoff: &str) -> String {
+    plan.toml(&scene.world).replacen("\"original-dst\"", &format!("{handoff:?}"), 1)
+}
+
+fn handshake_elsewhere(handoff: &str) {
+    let scene = Scene::new("handshake");
+    scene.open();
+    let toml = with_handoff(&scene, &quick(), handoff);
+    redirects_after_the_first_handshake(&scene, &toml, || scene.health());
+}
+
+fn handshake_here(handoff: &str, accept: &[&str]) {
+    let scene = Scene::new("handshake-here");
+    let _gateway = scene.world.gateway(&[&["--listen", "127.0.0.1:8000"], accept].concat());
+    let toml = with_handoff(&scene, &Plan { endpoint: "127.0.0.1:8000", ..quick() }, handoff);
+    let health = || Health::open(&scene.world.host, &format!("127.0.0.1:{HEALTH_PORT}"));
+    redirects_after_the_first_handshake(&scene, &toml, health);
+}
+
+#[test]
+fn a_handshake_that_does_not_work_yet() {
+    handshake_elsewhere("original-dst");
+}
+
+#[test]
+fn a_handshake_that_does_not_work_yet_with_proxy_protocol() {
+    handshake_elsewhere("proxy-protocol");
+}
+
+#[test]
+fn a_handshake_here_that_does_not_work_yet() {
+    handshake_here("original-dst", &[]);
+}
+
+#[test]
+fn a_handshake_here_that_does_not_work_yet_with_proxy_protocol() {
+    handshake_here("proxy-protocol", &["--accept-proxy"]);
+}
+
+/// Nobody reads standard output any more: the agent has nowhere to say its error, and stays up.
+#[test]
+fn a_closed_standard_output() {
+    let scene = Scene::new("closed-stdout");
+    scene.open();
+    let config = scene.world.config(&quick().toml(&scene.world));
+    let spawn = Spawn::new("sh").args(["-c", "\"$@\" | :", "sh", AGENT, "run", "--config"]);
+    let spawn = spawn.args([config.as_os_str()]).env("NO_COLOR", "1").netns(&scene.world.host);
+    let agent = scene.world.lab.spawn(spawn).unwrap();
+    agent.wait_for_line("ready", SOON).unwrap();
+    eventually("the first handshake has failed", || !scene.endpoint()["healthy"].is_null());
+    let _health = scene.health();
+    agent.wait_for_line("handshake done", SOON).unwrap();
+    assert_eq!(scene.world.status()["agent"]["running"], true);
 }
 
 /// No name server answers here. The agent is up within its bound for it, and everything goes direct.
