@@ -168,7 +168,7 @@ impl Outline {
         let mut block = blocks.start;
         while block < blocks.end {
             let word = &mut words[(block / BLOCKS_PER_WORD) as usize];
-            if block % BLOCKS_PER_WORD == 0 && blocks.end - block >= BLOCKS_PER_WORD {
+            if block.is_multiple_of(BLOCKS_PER_WORD) && blocks.end - block >= BLOCKS_PER_WORD {
                 *word = self as u64 * EVERY_BLOCK;
                 block += BLOCKS_PER_WORD;
             } else {

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{PlaceArgs, exit::Usage, runtime};
+use super::{PlaceArgs, exit::Usage, output::say_line, runtime};
 use crate::control::{Answer, Request, client};
 
 /// Intercept more targets
@@ -59,15 +59,15 @@ impl DetachArgs {
 
 fn ask(place: PlaceArgs, request: &Request) -> anyhow::Result<()> {
     let socket = place.paths()?.socket;
-    match runtime()?.block_on(client::ask(&socket, request))? {
-        Answer::Done(lines) => {
-            for line in lines {
-                println!("{line}");
-            }
-            Ok(())
-        }
-        Answer::Refused { reason, usage: true } => Err(Usage(reason).into()),
-        Answer::Refused { reason, usage: false } => Err(anyhow::anyhow!(reason)),
-        Answer::Status(_) => Err(anyhow::anyhow!("the agent answered another question")),
+    let (done, refusal) = match runtime()?.block_on(client::ask(&socket, request))? {
+        Answer::Done(lines) => (lines, None),
+        Answer::Refused { done, reason, usage } => (done, Some((reason, usage))),
+        Answer::Status(_) => return Err(anyhow::anyhow!("the agent answered another question")),
+    };
+    done.iter().try_for_each(|line| say_line(line))?;
+    match refusal {
+        None => Ok(()),
+        Some((reason, true)) => Err(Usage(reason).into()),
+        Some((reason, false)) => Err(anyhow::anyhow!(reason)),
     }
 }

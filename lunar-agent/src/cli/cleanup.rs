@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 
 use clap::Args;
 
-use super::PlaceArgs;
+use super::{PlaceArgs, output::say_line};
 use crate::kernel::{KernelError, pins::Pins};
 
 /// Remove every pin and link that this program ever made; traffic goes direct
@@ -30,13 +30,11 @@ impl CleanupArgs {
         let pins = Pins::new(&root);
         let _lock = match pins.lock() {
             Err(KernelError::Sys { source, .. }) if source.kind() == ErrorKind::NotFound => {
-                println!("nothing is pinned at {}", root.display());
-                return Ok(());
+                return say_line(&format!("nothing is pinned at {}", root.display()));
             }
             lock => lock?,
         };
         let removed = pins.remove_all()?;
-        println!("removed {} pins from {}; traffic goes direct", removed.len(), root.display());
-        Ok(())
+        say_line(&format!("removed {} pins from {}; traffic goes direct", removed.len(), root.display()))
     }
 }

@@ -1,11 +1,8 @@
 //! `lunar-agent config check|show`.
 
-use std::io::{self, Write};
-
-use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::sources::ConfigArgs;
+use super::{output::say, sources::ConfigArgs};
 use crate::config::{Config, Loaded, show};
 
 /// Validate the configuration, or print what is in effect and why
@@ -62,11 +59,7 @@ pub fn run(command: ConfigCommand) -> anyhow::Result<()> {
             }
         }
     };
-    let mut stdout = io::stdout().lock();
-    stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-        .context("cannot write the result to stdout")
+    say(&text)
 }
 
 /// One line that says what would be in effect.

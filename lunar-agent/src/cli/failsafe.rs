@@ -4,8 +4,13 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use lunar_common::abi::MAX_ENDPOINTS;
 
-use super::{PlaceArgs, config::Output, status};
-use crate::kernel::{pins::Pins, state::State};
+use super::{
+    PlaceArgs,
+    config::Output,
+    output::{say, say_line},
+    status,
+};
+use crate::kernel::{breaker::Breaker, pins::Pins};
 
 /// Show the breaker, or bypass the gateway by hand
 ///
@@ -50,27 +55,26 @@ impl FailsafeCommand {
             Self::Show(args) => {
                 let status = status::from_pins(&args.place.paths()?.pins)?;
                 match args.output {
-                    Output::Json => println!("{}", serde_json::to_string_pretty(&status.gateway)?),
-                    Output::Table => print!("{}", status::gateway_table(&status.gateway)),
+                    Output::Json => say_line(&serde_json::to_string_pretty(&status.gateway)?),
+                    Output::Table => say(&status::gateway_table(&status.gateway)),
                 }
             }
             Self::Bypass(place) => {
                 open(&place)?.force(true);
-                println!("bypassed: everything goes direct until `lunar-agent failsafe resume`");
+                say_line("bypassed: everything goes direct until `lunar-agent failsafe resume`")
             }
             Self::Resume(place) => {
-                let state = open(&place)?;
+                let breaker = open(&place)?;
                 for slot in 0..MAX_ENDPOINTS {
-                    state.word(slot).close();
+                    breaker.word(slot).close();
                 }
-                state.force(false);
-                println!("resumed: every breaker is closed");
+                breaker.force(false);
+                say_line("resumed: every breaker is closed")
             }
         }
-        Ok(())
     }
 }
 
-fn open(place: &PlaceArgs) -> anyhow::Result<State> {
-    State::open(&Pins::new(&place.paths()?.pins)).context("the failsafe's maps cannot be opened")
+fn open(place: &PlaceArgs) -> anyhow::Result<Breaker> {
+    Breaker::open(&Pins::new(&place.paths()?.pins)).context("the failsafe's maps cannot be opened")
 }

@@ -6,6 +6,7 @@ pub mod config;
 pub mod exit;
 pub mod failsafe;
 pub mod gateway;
+mod output;
 pub mod run;
 pub mod sources;
 pub mod status;

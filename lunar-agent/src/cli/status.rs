@@ -1,16 +1,11 @@
 //! `lunar-agent status`.
 
-use std::{
-    fmt::Write as _,
-    io::{IsTerminal, Write},
-    path::Path,
-    time::Duration,
-};
+use std::{fmt::Write as _, io::IsTerminal, path::Path, time::Duration};
 
 use clap::Args;
 use lunar_common::verdict::Reason;
 
-use super::{PlaceArgs, config::Output, runtime, table::Table};
+use super::{PlaceArgs, config::Output, output::say, runtime, table::Table};
 use crate::{
     config::{HumanDuration, Paths},
     control::{
@@ -60,14 +55,9 @@ impl StatusArgs {
                 Output::Json => format!("{}\n", serde_json::to_string_pretty(&status)?),
                 Output::Table => render(&status),
             };
-            let mut stdout = std::io::stdout().lock();
-            if self.watch && stdout.is_terminal() {
-                // Home and clear below (ECMA-48): no flicker, and nothing of the scrollback is lost.
-                write!(stdout, "\x1b[H\x1b[J")?;
-            }
-            stdout.write_all(shown.as_bytes())?;
-            stdout.flush()?;
-            drop(stdout);
+            // Home and clear below (ECMA-48): no flicker, and nothing of the scrollback is lost.
+            let home = if self.watch && std::io::stdout().is_terminal() { "\x1b[H\x1b[J" } else { "" };
+            say(&format!("{home}{shown}"))?;
             if !self.watch {
                 return Ok(());
             }

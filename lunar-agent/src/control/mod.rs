@@ -41,8 +41,10 @@ pub enum Answer {
     Status(Box<Status>),
     /// Done: a line for each thing done.
     Done(Vec<String>),
-    /// Not done.
+    /// Not done, or not all of it.
     Refused {
+        /// A line for each thing done before.
+        done: Vec<String>,
         /// Why, in sentences.
         reason: String,
         /// Whether the request itself is at fault (exit code 2) and not its execution.

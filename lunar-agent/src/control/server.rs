@@ -85,7 +85,8 @@ async fn client(stream: UnixStream, asks: mpsc::Sender<Ask>, _place: OwnedSemaph
             answer
         }
         Err(e) => {
-            Answer::Refused { reason: format!("not a request that this agent knows: {e}"), usage: true }
+            let reason = format!("not a request that this agent knows: {e}");
+            Answer::Refused { done: Vec::new(), reason, usage: true }
         }
     };
     let sent = match encode(&answer) {

@@ -164,13 +164,13 @@ pub fn read(
 ) -> Result<Status, KernelError> {
     let settings = state.settings()?;
     let now = now();
-    let heartbeat = state.heartbeat();
+    let heartbeat = state.breaker.heartbeat();
     let mut agent = knowledge.agent;
     agent.lease_age_ms = (heartbeat != KtimeNs(0)).then(|| now.since(heartbeat).0 / 1_000_000);
     let used = settings.endpoints.iter().take(settings.endpoint_count as usize).map(|s| u32::from(*s));
     let endpoints = used
         .map(|slot| {
-            let mut shown = endpoint(&state.endpoint(slot)?, state.word(slot).load(), now);
+            let mut shown = endpoint(&state.endpoint(slot)?, state.breaker.word(slot).load(), now);
             shown.problem = held_back(state, slot, &knowledge.endpoint_problem);
             Ok(shown)
         })
@@ -187,7 +187,7 @@ pub fn read(
         gateway: Gateway {
             handoff: handoff_name(&settings).to_owned(),
             tls: "direct".to_owned(),
-            forced: state.forced().then(|| "bypass".to_owned()),
+            forced: state.breaker.forced().then(|| "bypass".to_owned()),
             dry_run: settings.flags & flag::DRY_RUN != 0,
             endpoints,
             problems: knowledge.gateway_problems,
@@ -207,7 +207,7 @@ pub fn read(
 }
 
 fn held_back(state: &State, slot: u32, known: &[Option<String>]) -> Option<String> {
-    let unready = state.unready() >> slot & 1 != 0;
+    let unready = state.breaker.unready() >> slot & 1 != 0;
     unready.then(|| {
         let reason = known.get(slot as usize).cloned().flatten();
         // A dead agent took it along.

@@ -306,7 +306,7 @@ impl Agent {
             waits || self.gateways.untold.contains_key(&e.address)
         };
         let slots = self.endpoints.iter().filter(shy).fold(0, |slots, e| slots | 1 << e.slot);
-        self.state.set_unready(slots);
+        self.state.breaker.set_unready(slots);
     }
 }
 

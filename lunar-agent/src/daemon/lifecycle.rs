@@ -102,7 +102,7 @@ impl Agent {
     }
 
     pub(super) fn attach_all(&mut self, selectors: &[String]) -> Answer {
-        answer(selectors, |selector| self.attach_selector(selector))
+        self.one_by_one(selectors, Self::attach_selector)
     }
 
     fn attach_selector(&mut self, text: &str) -> Result<String, Refusal> {
@@ -124,7 +124,7 @@ impl Agent {
     }
 
     pub(super) fn detach_all(&mut self, selectors: &[String]) -> Answer {
-        answer(selectors, |selector| self.detach_selector(selector))
+        self.one_by_one(selectors, Self::detach_selector)
     }
 
     /// By name, by selector, or by what a selector means: a target whose cgroup is gone still has its name.
@@ -137,8 +137,29 @@ impl Agent {
         self.target_problems.remove(&target.slot);
         self.retell_nesting()?;
         self.state.recount_sockets()?;
+        self.state.forget_syns()?;
         tracing::info!(target = target.name, "detached");
         Ok(format!("detached {}", target.name))
+    }
+
+    /// Does one thing after the other, with a heartbeat between them; stops at the first that cannot be done.
+    fn one_by_one(
+        &mut self,
+        selectors: &[String],
+        one: impl Fn(&mut Self, &str) -> Result<String, Refusal>,
+    ) -> Answer {
+        let mut done = Vec::new();
+        for selector in selectors {
+            match one(self, selector) {
+                Ok(line) => done.push(line),
+                Err(e) => {
+                    let usage = !matches!(e, Refusal::Kernel(_));
+                    return Answer::Refused { done, reason: e.to_string(), usage };
+                }
+            }
+            self.beat();
+        }
+        Answer::Done(done)
     }
 
     /// Looks whether the targets still are what they were.
@@ -166,20 +187,4 @@ impl Agent {
             }
         }
     }
-}
-
-/// Does one thing after the other; stops at the first that cannot be done, and says what was.
-fn answer(selectors: &[String], mut one: impl FnMut(&str) -> Result<String, Refusal>) -> Answer {
-    let mut done = Vec::new();
-    for selector in selectors {
-        match one(selector) {
-            Ok(line) => done.push(line),
-            Err(e) => {
-                let usage = !matches!(e, Refusal::Kernel(_));
-                done.push(e.to_string());
-                return Answer::Refused { reason: done.join("\n"), usage };
-            }
-        }
-    }
-    Answer::Done(done)
 }

@@ -2,6 +2,7 @@
 //! something (probes, clients, events, signals) and tell it.
 
 mod agent;
+mod endpoints;
 mod error;
 mod gateways;
 mod lifecycle;

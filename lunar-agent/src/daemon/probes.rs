@@ -132,7 +132,7 @@ impl Agent {
             pad: 0,
         };
         let step = ticket.map_or(Step::Dropped, |ticket| {
-            failsafe::settle(&self.state.word(slot), Attempt::Probe, outcome, ticket, limits, now())
+            failsafe::settle(&self.state.breaker.word(slot), Attempt::Probe, outcome, ticket, limits, now())
         });
         let reason = result.as_ref().err().map(ToString::to_string);
         match step {

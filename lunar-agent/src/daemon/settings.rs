@@ -1,6 +1,6 @@
 //! From the configuration to what the kernel needs of it.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 use lunar_common::abi::{MAX_ENDPOINTS, Settings, flag, handoff};
@@ -11,11 +11,14 @@ use crate::{
     config::{Config, GatewayProcess, Handoff},
     gateway::endpoint::Endpoint,
     kernel::layout::{span, syn_bound},
-    policy::compile::{self, Rules, Tables},
+    policy::{
+        compile::{self, Rules, Tables},
+        internal::INTERNAL,
+    },
 };
 
 /// The addresses of this host, in the network namespace of the agent.
-pub(super) fn own_addresses() -> std::io::Result<Vec<IpAddr>> {
+pub(super) fn own_addresses() -> std::io::Result<BTreeSet<IpAddr>> {
     Ok(getifaddrs()?
         .filter_map(|interface| {
             let address = interface.address?;
@@ -28,11 +31,25 @@ pub(super) fn own_addresses() -> std::io::Result<Vec<IpAddr>> {
 }
 
 /// Whether an address is one of this host, as the agent's network namespace sees it.
-pub(super) fn is_here(ip: IpAddr, own: &[IpAddr]) -> bool {
+pub(super) fn is_here(ip: IpAddr, own: &BTreeSet<IpAddr>) -> bool {
     ip.is_loopback() || own.contains(&ip)
 }
 
-pub(super) fn tables(config: &Config, own: &[IpAddr], endpoints: &[Endpoint]) -> Result<Tables, DaemonError> {
+/// Those of the host's addresses that a generation depends on. Containers that come and go bring link-local and
+/// private ones, which are internal anyway.
+pub(super) fn that_matter(own: &BTreeSet<IpAddr>, endpoints: &[Endpoint]) -> BTreeSet<IpAddr> {
+    let matters = |ip: &&IpAddr| {
+        endpoints.iter().any(|e| e.address.ip() == **ip)
+            || !INTERNAL.iter().any(|network| network.contains(*ip))
+    };
+    own.iter().filter(matters).copied().collect()
+}
+
+pub(super) fn tables(
+    config: &Config,
+    own: &BTreeSet<IpAddr>,
+    endpoints: &[Endpoint],
+) -> Result<Tables, DaemonError> {
     let internal: Vec<IpNet> =
         own.iter().copied().chain(endpoints.iter().map(|e| e.address.ip())).map(IpNet::from).collect();
     // Only the `lunar` handoff, whose relay reads plain HTTP, leaves TLS alone.
@@ -52,7 +69,7 @@ pub(super) fn kernel_log(config: &Config) -> bool {
     config.log_level >= tracing::level_filters::LevelFilter::DEBUG
 }
 
-pub(super) fn settings(config: &Config, own: &[IpAddr], endpoints: &[Endpoint]) -> Settings {
+pub(super) fn settings(config: &Config, own: &BTreeSet<IpAddr>, endpoints: &[Endpoint]) -> Settings {
     let (syn_timeout, syn_retries) = syn_bound(config.gateway.connect_timeout);
     let mut settings = Settings {
         lease: span(config.failsafe.lease),

@@ -29,41 +29,58 @@ pub struct Endpoint {
 pub struct Resolution {
     /// As configured.
     pub spec: EndpointSpec,
-    /// Its addresses, or why there are none. An endpoint that cannot be resolved is no error of the configuration:
-    /// traffic is direct until it can be.
-    pub addresses: Result<BTreeSet<SocketAddr>, String>,
+    /// Its addresses. An endpoint that cannot be resolved is no error of the configuration: it keeps the addresses
+    /// it had, and without any, traffic is direct until it can be.
+    pub addresses: BTreeSet<SocketAddr>,
+    /// Why these are not what its name means now.
+    pub problem: Option<String>,
+}
+
+impl Resolution {
+    /// A name that could not be resolved keeps the addresses it had.
+    pub fn or_before(mut self, before: &Self) -> Self {
+        if let Some(problem) = &mut self.problem
+            && self.addresses.is_empty()
+            && !before.addresses.is_empty()
+        {
+            problem.push_str("; using the addresses of before");
+            self.addresses.clone_from(&before.addresses);
+        }
+        self
+    }
 }
 
 /// Resolves a configured endpoint.
 pub async fn resolve(spec: EndpointSpec) -> Resolution {
-    let addresses = match &spec.host {
-        Host::Ip(ip) => Ok(BTreeSet::from([SocketAddr::new(*ip, spec.port)])),
+    let (addresses, problem) = match &spec.host {
+        Host::Ip(ip) => (BTreeSet::from([SocketAddr::new(*ip, spec.port)]), None),
         Host::Name(name) => match tokio::net::lookup_host((name.as_str(), spec.port)).await {
-            Ok(found) => Ok(found.map(|a| SocketAddr::new(a.ip().to_canonical(), a.port())).collect()),
-            Err(e) => Err(format!("{name} cannot be resolved: {e}")),
+            Ok(found) => (found.map(|a| SocketAddr::new(a.ip().to_canonical(), a.port())).collect(), None),
+            Err(e) => (BTreeSet::new(), Some(format!("{name} cannot be resolved: {e}"))),
         },
     };
-    Resolution { spec, addresses }
+    Resolution { spec, addresses, problem }
 }
 
-/// Gives each address its slot: the one it has, else a free one. Addresses beyond the last slot are left out.
+/// Gives each address its slot: the one it has, else one that nobody held, else that of an address which is no longer
+/// wanted. Addresses beyond the last slot are left out.
 pub fn place(resolutions: &[Resolution], held: &[(u32, SocketAddr)]) -> Vec<Endpoint> {
     let mut placed: Vec<Endpoint> = Vec::new();
-    for Resolution { spec, addresses } in resolutions {
-        for address in addresses.iter().flatten() {
+    for Resolution { spec, addresses, .. } in resolutions {
+        for address in addresses {
             if placed.iter().any(|e| e.address == *address) {
                 continue;
             }
             let wanted_later = |slot: u32| {
-                held.iter().any(|(s, a)| {
-                    *s == slot
-                        && resolutions.iter().any(|r| r.addresses.as_ref().is_ok_and(|set| set.contains(a)))
-                })
+                held.iter().any(|(s, a)| *s == slot && resolutions.iter().any(|r| r.addresses.contains(a)))
             };
+            let unheld = |slot: &u32| held.iter().all(|(s, _)| s != slot);
             let taken = |slot: u32| placed.iter().any(|e| e.slot == slot);
             let own = held.iter().find(|(slot, a)| a == address && !taken(*slot)).map(|(slot, _)| *slot);
-            let free = || (0..MAX_ENDPOINTS).find(|slot| !taken(*slot) && !wanted_later(*slot));
-            let Some(slot) = own.or_else(free) else { continue };
+            let free = || (0..MAX_ENDPOINTS).filter(|slot| !taken(*slot) && !wanted_later(*slot));
+            let Some(slot) = own.or_else(|| free().find(unheld)).or_else(|| free().next()) else {
+                continue;
+            };
             placed.push(Endpoint {
                 address: *address,
                 name: spec.to_string(),
@@ -90,7 +107,7 @@ mod tests {
 
     fn resolution(spec: &str, addresses: &[&str]) -> Resolution {
         let parsed = addresses.iter().map(|a| a.parse().expect("an address")).collect();
-        Resolution { spec: spec.parse().expect("an endpoint"), addresses: Ok(parsed) }
+        Resolution { spec: spec.parse().expect("an endpoint"), addresses: parsed, problem: None }
     }
 
     fn slots(placed: &[Endpoint]) -> Vec<(String, u32)> {
@@ -105,7 +122,28 @@ mod tests {
         ];
         let now =
             [resolution("192.0.2.3:80", &["192.0.2.3:80"]), resolution("192.0.2.1:80", &["192.0.2.1:80"])];
-        assert_eq!(slots(&place(&now, &held)), [("192.0.2.3:80".into(), 1), ("192.0.2.1:80".into(), 0)]);
+        assert_eq!(slots(&place(&now, &held)), [("192.0.2.3:80".into(), 2), ("192.0.2.1:80".into(), 0)]);
+    }
+
+    #[test]
+    fn a_held_slot_is_given_away_only_when_no_other_is_left() {
+        let address = |n: u32| format!("192.0.2.{n}:80");
+        let held: Vec<(u32, SocketAddr)> =
+            (0..MAX_ENDPOINTS).map(|slot| (slot, address(slot + 1).parse().expect("an address"))).collect();
+        let now = [resolution("gw:80", &[&address(100), &address(2)])];
+        assert_eq!(slots(&place(&now, &held)), [(address(2), 1), (address(100), 0)]);
+        assert_eq!(slots(&place(&now, &held[..3])), [(address(2), 1), (address(100), 3)]);
+    }
+
+    #[test]
+    fn a_name_without_an_answer_keeps_its_addresses_and_says_so() {
+        let before = resolution("gw:80", &["192.0.2.1:80"]);
+        let unresolved =
+            Resolution { addresses: BTreeSet::new(), problem: Some("gw: no".into()), ..before.clone() };
+        let kept = unresolved.clone().or_before(&before);
+        assert_eq!(kept.addresses, before.addresses);
+        assert_eq!(kept.problem.as_deref(), Some("gw: no; using the addresses of before"));
+        assert_eq!(unresolved.clone().or_before(&unresolved), unresolved);
     }
 
     #[test]
@@ -117,8 +155,6 @@ mod tests {
         assert_eq!(placed.len(), MAX_ENDPOINTS as usize);
         let distinct: BTreeSet<u32> = placed.iter().map(|e| e.slot).collect();
         assert_eq!(distinct.len(), placed.len());
-        let unresolved =
-            Resolution { spec: "gw:80".parse().expect("an endpoint"), addresses: Err("no".into()) };
-        assert!(place(&[unresolved], &[]).is_empty());
+        assert!(place(&[resolution("gw:80", &[])], &[]).is_empty());
     }
 }

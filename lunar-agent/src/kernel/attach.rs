@@ -56,7 +56,8 @@ impl Owner {
 }
 
 /// Attaches the generation's programs to a cgroup, or swaps them in where older ones are attached: at no moment is
-/// there none. Half an attachment is taken back.
+/// there none. What of an attachment was made before it failed is taken back; where a program was already, it or the
+/// generation's stays.
 ///
 /// # Errors
 /// What the kernel refused.
@@ -70,10 +71,15 @@ pub fn attach(
 ) -> Result<(), KernelError> {
     let dir =
         File::open(&cgroup.path).map_err(KernelError::sys("open", cgroup.path.display().to_string()))?;
+    let mut made = Vec::new();
     for program in owner.programs() {
-        if let Err(e) = attach_one(pins, state, generation, owner, cgroup, &dir, *program, attachment) {
-            if let Err(undo) = detach(pins, owner) {
-                tracing::error!(error = %undo, "half an attachment could not be taken back");
+        let path = pins.link(&owner.name(), program.name());
+        let attached = attach_one(state, generation, cgroup, &dir, *program, &path, attachment, &mut made);
+        if let Err(e) = attached {
+            for path in made.iter().rev() {
+                if let Err(undo) = pins::remove_file(path) {
+                    tracing::error!(error = %undo, "half an attachment could not be taken back");
+                }
             }
             return Err(e);
         }
@@ -83,23 +89,23 @@ pub fn attach(
 
 #[expect(clippy::too_many_arguments, reason = "one step of `attach`, with its arguments")]
 fn attach_one(
-    pins: &Pins,
     state: &mut State,
     generation: &Generation,
-    owner: Owner,
     cgroup: &Cgroup,
     dir: &File,
     program: Program,
+    path: &Path,
     attachment: Attachment,
+    made: &mut Vec<PathBuf>,
 ) -> Result<(), KernelError> {
     let fd = generation.program(program);
-    let path = pins.link(&owner.name(), program.name());
-    if !swap(&path, fd)? {
+    if !swap(path, fd)? {
         let link = sys::link_create(fd, dir.as_fd(), program.hook()).map_err(KernelError::sys(
             "attach",
             format!("{} to {}", program.name(), cgroup.path.display()),
         ))?;
-        sys::pin(link.as_fd(), &path).map_err(KernelError::sys("pin", path.display().to_string()))?;
+        sys::pin(link.as_fd(), path).map_err(KernelError::sys("pin", path.display().to_string()))?;
+        made.push(path.to_owned());
     }
     if program.knows_target() {
         state.set_attachment(cgroup.id, program.hook() as u32, attachment)?;

@@ -39,11 +39,13 @@ const KERNEL_LOG_DEBUG: u8 = 4;
 /// The loaded programs of one configuration.
 pub struct Generation {
     programs: HashMap<Program, OwnedFd>,
+    settings: OwnedFd,
+    sockets: OwnedFd,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
 impl Generation {
-    /// Loads the programs over the pinned state, making what of it is not there.
+    /// Loads the programs over the pinned state, making what of it is not there. Nothing is in effect yet.
     ///
     /// # Errors
     /// What the kernel refused.
@@ -61,13 +63,9 @@ impl Generation {
         for program in Program::all() {
             programs.insert(program, load_program(&mut ebpf, program)?);
         }
-        pins::replace(map_fd(&ebpf, maps::SETTINGS)?, &pins.map(maps::SETTINGS))?;
-        sys::prog_attach_to_map(
-            map_fd(&ebpf, maps::SOCKETS)?,
-            programs[&Program::ProxyHeader].as_fd(),
-            Program::ProxyHeader.hook(),
-        )
-        .map_err(KernelError::sys("attach", Program::ProxyHeader.name()))?;
+        let kept =
+            |name| map_fd(&ebpf, name)?.try_clone_to_owned().map_err(KernelError::sys("keep map", name));
+        let (settings, sockets) = (kept(maps::SETTINGS)?, kept(maps::SOCKETS)?);
         let logger = if kernel_log {
             EbpfLogger::init(&mut ebpf)
                 .inspect_err(|e| tracing::warn!(error = %e, "kernel log not available"))
@@ -75,7 +73,21 @@ impl Generation {
         } else {
             None
         };
-        Ok(Self { programs, logger })
+        Ok(Self { programs, settings, sockets, logger })
+    }
+
+    /// Makes this the generation that `status` reads, and its program the one that pushes PROXY headers.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn publish(&self, pins: &Pins) -> Result<(), KernelError> {
+        sys::prog_attach_to_map(
+            self.sockets.as_fd(),
+            self.program(Program::ProxyHeader),
+            Program::ProxyHeader.hook(),
+        )
+        .map_err(KernelError::sys("attach", Program::ProxyHeader.name()))?;
+        pins::replace(self.settings.as_fd(), &pins.map(maps::SETTINGS))
     }
 
     /// A program's descriptor.

@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use aya::Pod;
 use lunar_common::{
-    abi::{Attachment, Control, Counters, Endpoint, Settings, TargetEntry, Totals},
+    abi::{Attachment, Control, Counters, Endpoint, Settings, Syns, TargetEntry, Totals},
     policy::{BoundaryV4, BoundaryV6, Bucket, PortRule},
     time::{KtimeNs, SpanNs},
 };
@@ -30,6 +30,7 @@ pod!(
     Counters,
     Endpoint,
     Settings,
+    Syns,
     TargetEntry,
     Totals,
     PortRule,

@@ -1,6 +1,7 @@
 //! The kernel side as the agent sees it: the only user of aya. Loading, links, pins, maps, events.
 
 pub mod attach;
+pub mod breaker;
 pub mod events;
 pub mod features;
 pub mod generation;
@@ -83,7 +84,7 @@ pub enum KernelError {
 }
 
 impl KernelError {
-    fn sys(doing: &'static str, what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn sys(doing: &'static str, what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         move |source| Self::Sys { doing, what, source }
     }

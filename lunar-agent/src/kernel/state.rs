@@ -5,11 +5,6 @@
     reason = "BPF_MAP_TYPE_CGROUP_STORAGE is the only storage tied to the attachment, see lunar-ebpf/src/maps.rs"
 )]
 
-use std::{
-    os::fd::AsFd,
-    sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering},
-};
-
 use aya::maps::{
     Array, CgroupStorage, CgroupStorageKey, HashMap, Map, MapData, MapError, PerCpuArray, SockHash, SockMap,
 };
@@ -18,17 +13,15 @@ use lunar_common::{
         self, Attachment, Connection, Control, Counters, Endpoint, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS,
         MAX_TARGETS, RecordKey, Settings, Syns, TargetEntry, Totals, maps,
     },
-    failsafe::{Cell, Word},
     net::Destination,
-    time::KtimeNs,
 };
 
 use super::{
     KernelError,
+    breaker::Breaker,
     features::Capabilities,
-    layout::{Value, now, os_error},
+    layout::{Value, os_error},
     pins::Pins,
-    sys::{self, Mapped},
 };
 
 /// Key size, value size and capacity of a state map, in bytes and entries.
@@ -93,10 +86,20 @@ fn typed<T: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &str) -> Result<T
     T::try_from(open(pins, name)?).map_err(map_error(name))
 }
 
+/// Checks that something is pinned.
+///
+/// # Errors
+/// [`KernelError::NoPins`] if not; what is missing to those who may not look, to whom nothing would seem to be there.
+pub fn expect_pins(pins: &Pins) -> Result<(), KernelError> {
+    Capabilities::effective().check_maps()?;
+    if pins.exist() { Ok(()) } else { Err(KernelError::NoPins(pins.base().to_owned())) }
+}
+
 /// The state maps.
 pub struct State {
-    control: Mapped<Control>,
-    words: Mapped<u64>,
+    /// The part that opens also where others are missing.
+    pub breaker: Breaker,
+    syns: Array<MapData, Value<Syns>>,
     settings: Array<MapData, Value<Settings>>,
     endpoints: Array<MapData, Value<Endpoint>>,
     targets: Array<MapData, Value<TargetEntry>>,
@@ -114,23 +117,10 @@ impl State {
     /// # Errors
     /// [`KernelError::NoPins`] if nothing is pinned; otherwise what could not be opened.
     pub fn open(pins: &Pins) -> Result<Self, KernelError> {
-        // First: to those who may not look, nothing would seem to be there.
-        Capabilities::effective().check_maps()?;
-        if !pins.exist() {
-            return Err(KernelError::NoPins(pins.base().to_owned()));
-        }
-        check_pins(pins)?;
-        let mapped = |name: &str| {
-            sys::open_pin(&pins.map(name))
-                .map_err(KernelError::sys("open", pins.map(name).display().to_string()))
-        };
-        let control = Mapped::new(mapped(maps::CONTROL)?.as_fd(), 1, true)
-            .map_err(KernelError::sys("map", maps::CONTROL))?;
-        let words = Mapped::new(mapped(maps::FAILSAFE)?.as_fd(), MAX_ENDPOINTS as usize, true)
-            .map_err(KernelError::sys("map", maps::FAILSAFE))?;
+        let breaker = Breaker::open(pins)?;
         Ok(Self {
-            control,
-            words,
+            breaker,
+            syns: typed(pins, maps::SYNS)?,
             settings: typed(pins, maps::SETTINGS)?,
             endpoints: typed(pins, maps::ENDPOINTS)?,
             targets: typed(pins, maps::TARGETS)?,
@@ -141,55 +131,6 @@ impl State {
             listeners: typed(pins, maps::LISTENERS)?,
             sockets: typed(pins, maps::SOCKETS)?,
         })
-    }
-
-    fn control_u32(&self, field: impl Fn(*mut Control) -> *mut u32) -> &AtomicU32 {
-        // SAFETY: the field lies in the mapping, aligned, and lives as long as `self`; everyone accesses it as one.
-        unsafe { AtomicU32::from_ptr(field(self.control.ptr(0))) }
-    }
-
-    fn heartbeat_cell(&self) -> &AtomicU64 {
-        // SAFETY: as in `control_u32`; `KtimeNs` is a transparent u64.
-        unsafe { AtomicU64::from_ptr((&raw mut (*self.control.ptr(0)).heartbeat).cast()) }
-    }
-
-    /// Renews the lease.
-    pub fn beat(&self) {
-        self.heartbeat_cell().store(now().0, Ordering::Release);
-    }
-
-    /// Ends the lease at once: everything goes direct.
-    pub fn end_lease(&self) {
-        self.heartbeat_cell().store(0, Ordering::Release);
-    }
-
-    /// The last heartbeat; zero before the first.
-    pub fn heartbeat(&self) -> KtimeNs {
-        KtimeNs(self.heartbeat_cell().load(Ordering::Acquire))
-    }
-
-    /// Whether a person has forced everything direct.
-    pub fn forced(&self) -> bool {
-        // SAFETY: only the field's address is taken.
-        self.control_u32(|c| unsafe { &raw mut (*c).forced }).load(Ordering::Acquire) != 0
-    }
-
-    /// Forces everything direct, or no longer.
-    pub fn force(&self, bypass: bool) {
-        // SAFETY: only the field's address is taken.
-        self.control_u32(|c| unsafe { &raw mut (*c).forced }).store(u32::from(bypass), Ordering::Release);
-    }
-
-    /// Says which endpoint slots may take connections: a bit is set where not.
-    pub fn set_unready(&self, slots: u32) {
-        // SAFETY: only the field's address is taken.
-        self.control_u32(|c| unsafe { &raw mut (*c).unready }).store(slots, Ordering::Release);
-    }
-
-    /// Endpoint slots that may take no connection, a bit each.
-    pub fn unready(&self) -> u32 {
-        // SAFETY: only the field's address is taken.
-        self.control_u32(|c| unsafe { &raw mut (*c).unready }).load(Ordering::Acquire)
     }
 
     /// Counts the sockets in the sockhash anew. A detached target's sockets give no slot back, so this follows a
@@ -203,16 +144,20 @@ impl State {
             key.map_err(map_error(maps::SOCKETS))?;
             count += 1;
         }
-        // SAFETY: as in `control_u32`.
-        unsafe { AtomicI64::from_ptr(&raw mut (*self.control.ptr(0)).reserved) }
-            .store(count, Ordering::Release);
+        self.breaker.set_reserved(count);
         Ok(())
     }
 
-    /// The failsafe's word of an endpoint slot.
-    pub fn word(&self, slot: u32) -> WordCell<'_> {
-        // SAFETY: in the mapping, aligned, as long as `self`; the kernel's programs access it as one, atomically.
-        WordCell(unsafe { AtomicU64::from_ptr(self.words.ptr(slot as usize)) })
+    /// Forgets all unanswered SYNs: those of a detached target, of an agent's run before this, or to an address that is
+    /// no longer an endpoint's, have nobody left who would clear them. A SYN under way is no longer tracked, which matters
+    /// for one of its kind at most.
+    ///
+    /// # Errors
+    /// If the map cannot be written.
+    pub fn forget_syns(&mut self) -> Result<(), KernelError> {
+        (0..MAX_ENDPOINTS).try_for_each(|slot| {
+            self.syns.set(slot, Value(Syns::default()), 0).map_err(map_error(maps::SYNS))
+        })
     }
 
     /// The settings of the newest generation.
@@ -375,28 +320,5 @@ impl State {
             }
         }
         Ok(())
-    }
-}
-
-/// A failsafe word in its mapped page.
-pub struct WordCell<'a>(&'a AtomicU64);
-
-impl WordCell<'_> {
-    /// Closes the breaker by hand: counts zero, a new epoch.
-    pub fn close(&self) {
-        let mut old = self.load();
-        while !self.swap(old, old.closed()) {
-            old = self.load();
-        }
-    }
-}
-
-impl Cell for WordCell<'_> {
-    fn load(&self) -> Word {
-        Word(self.0.load(Ordering::Acquire))
-    }
-
-    fn swap(&self, old: Word, new: Word) -> bool {
-        self.0.compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 }

@@ -68,13 +68,15 @@ fn an_endpoint_that_comes_and_goes_under_load() {
         ..Plan::default()
     };
     let agent = scene.agent(&plan);
-    let mut crowd = clients(&scene, "3000");
+    let mut crowd = clients(&scene, "20000");
     for turn in 0..40 {
         if turn % 10 == 4 {
             scene.shut();
         } else if turn % 10 == 8 {
             scene.open();
         }
+        // The crowd is at it for seconds: each turn falls into its time.
+        std::thread::sleep(Duration::from_millis(30));
         let (state, connects, probes) = scene.word();
         match state.as_str() {
             "closed" => assert!(connects < 3 && probes < 3, "closed with {connects} and {probes}"),
@@ -82,12 +84,12 @@ fn an_endpoint_that_comes_and_goes_under_load() {
         }
     }
     let (ok, refused) = results(&mut crowd);
-    assert_eq!(ok + refused, CLIENTS * 3000);
+    assert_eq!(ok + refused, CLIENTS * 20_000);
     eventually("the breaker closes", || scene.word() == ("closed".to_owned(), 0, 0));
     let status = scene.world.status();
     let verdicts = &target(&status, "app")["verdicts"];
     let of = |reason: &str| verdicts[reason].as_u64().unwrap();
-    assert_eq!(of("redirected") + of("cooldown"), CLIENTS * 3000);
+    assert_eq!(of("redirected") + of("cooldown"), CLIENTS * 20_000);
     let (succeeded, failed, abandoned) = scene.outcomes();
     assert_eq!((failed, succeeded + failed, abandoned), (refused, of("redirected"), 0));
     // Opened in turn by a side and closed again, ending closed: as many of one as of the other, except that probation

@@ -19,8 +19,7 @@ source = int(sys.argv[1])
 def connect(host, port):
     s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     s.settimeout(20)
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Close with a reset: no TIME_WAIT holds the port.
+    # Close with a reset: no TIME_WAIT holds the port, which is bound alone, for a shared one is not redirected.
     s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     if source:
         s.bind(("::1" if ":" in host else "127.0.0.1", source))

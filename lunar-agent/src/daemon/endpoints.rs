@@ -1,0 +1,331 @@
+//! The addresses that a generation is made for, the gateway's and this host's: looked up again and again, and renewed
+//! when they change.
+
+use std::{collections::BTreeSet, net::IpAddr, net::SocketAddr, time::Duration};
+
+use lunar_common::{abi::Endpoint as Entry, net::Destination, time::KtimeNs};
+use tokio::{task::JoinSet, time::Instant};
+
+use super::{
+    DaemonError,
+    agent::{Agent, trim_heap},
+    settings,
+};
+use crate::{
+    config::{Config, EndpointSpec, Host},
+    gateway::endpoint::{self, Endpoint, Resolution},
+    kernel::{
+        KernelError,
+        attach::{self, Owner},
+        events,
+        generation::Generation,
+        layout::{put_text, text},
+        netns_cookie,
+        state::State,
+    },
+};
+
+/// How long the first resolution of endpoint names may hold up a start that has no addresses at all.
+const FIRST_RESOLUTION: Duration = Duration::from_secs(3);
+/// From one resolution of endpoint names to the next, and from a renewal that failed to the next try.
+const RESOLVE_EVERY: Duration = Duration::from_secs(10);
+
+/// A slot and the address that is in it.
+pub(super) type Placed = (u32, SocketAddr);
+
+/// The looking up of endpoint names.
+pub(super) struct Lookups {
+    /// What is in effect.
+    resolutions: Vec<Resolution>,
+    /// By configured endpoint: why its name has no address, or old ones.
+    problems: Vec<Option<String>>,
+    /// Why the newest addresses are not in effect.
+    failure: Option<String>,
+    running: JoinSet<Vec<Resolution>>,
+    next: Instant,
+}
+
+impl Lookups {
+    fn new(resolutions: Vec<Resolution>, next: Instant) -> Self {
+        let problems = resolutions.iter().map(|r| r.problem.clone()).collect();
+        Self { resolutions, problems, failure: None, running: JoinSet::new(), next }
+    }
+
+    /// What a person should know about the gateway's addresses.
+    pub(super) fn problems(&self) -> Vec<String> {
+        self.problems.iter().flatten().chain(&self.failure).cloned().collect()
+    }
+
+    /// The next resolution that ends; `None` while none is under way.
+    pub(super) async fn next_done(&mut self) -> Option<Vec<Resolution>> {
+        let done = self.running.join_next().await?;
+        Some(done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic())))
+    }
+
+    /// Enters what the names' resolution came to, and says so when that is new.
+    fn show(&mut self, resolutions: &[Resolution]) {
+        for (shown, now) in self.problems.iter_mut().zip(resolutions) {
+            match (&shown, &now.problem) {
+                (None, Some(problem)) => tracing::warn!(endpoint = %now.spec, problem, "not resolved"),
+                (Some(_), None) => tracing::info!(endpoint = %now.spec, "resolved"),
+                _ => {}
+            }
+            shown.clone_from(&now.problem);
+        }
+    }
+}
+
+/// The addresses to start with, and the slots that a generation before this one uses. Names have the addresses that
+/// are pinned for them: the lease runs, and DNS may be as dead as the agent was. Only a start that would have no
+/// address at all waits for it.
+pub(super) async fn first(
+    config: &Config,
+    before: Option<&State>,
+) -> Result<(Lookups, Vec<Placed>, Vec<Endpoint>), KernelError> {
+    let pinned = before.map_or_else(|| Ok(Vec::new()), pinned)?;
+    let specs = &config.gateway.endpoints;
+    let remembered: Vec<Resolution> = specs.iter().map(|spec| remember(spec, &pinned)).collect();
+    let now = Instant::now();
+    let lookups = if remembered.iter().all(|r| r.addresses.is_empty()) {
+        Lookups::new(first_resolution(specs).await, now + RESOLVE_EVERY)
+    } else {
+        Lookups::new(remembered, now)
+    };
+    let held: Vec<Placed> = pinned.iter().map(|(slot, entry)| (*slot, entry.address.into())).collect();
+    let endpoints = endpoint::place(&lookups.resolutions, &held);
+    Ok((lookups, held, endpoints))
+}
+
+/// The entries that the pinned generation uses.
+fn pinned(state: &State) -> Result<Vec<(u32, Entry)>, KernelError> {
+    let settings = state.settings()?;
+    let used = settings.endpoints.iter().take(settings.endpoint_count as usize);
+    used.map(|slot| state.endpoint(u32::from(*slot)).map(|entry| (u32::from(*slot), entry))).collect()
+}
+
+fn remember(spec: &EndpointSpec, pinned: &[(u32, Entry)]) -> Resolution {
+    let configured = spec.to_string();
+    let addresses: BTreeSet<SocketAddr> = match &spec.host {
+        Host::Ip(ip) => BTreeSet::from([SocketAddr::new(*ip, spec.port)]),
+        Host::Name(_) => pinned
+            .iter()
+            .filter(|(_, entry)| text(&entry.name, entry.name_len) == configured)
+            .map(|(_, entry)| entry.address.into())
+            .collect(),
+    };
+    let problem = addresses.is_empty().then(|| format!("{} is not resolved yet", spec.host));
+    Resolution { spec: spec.clone(), addresses, problem }
+}
+
+async fn first_resolution(specs: &[EndpointSpec]) -> Vec<Resolution> {
+    let all = futures_util::future::join_all(specs.iter().cloned().map(endpoint::resolve));
+    let resolutions = tokio::time::timeout(FIRST_RESOLUTION, all).await.unwrap_or_else(|_| {
+        let late = |spec: &EndpointSpec| Resolution {
+            spec: spec.clone(),
+            addresses: BTreeSet::new(),
+            problem: Some(format!(
+                "{} cannot be resolved: no answer from DNS within {FIRST_RESOLUTION:?}",
+                spec.host
+            )),
+        };
+        specs.iter().map(late).collect()
+    });
+    for reason in resolutions.iter().filter_map(|r| r.problem.as_ref()) {
+        tracing::warn!(reason, "an endpoint has no address: traffic is direct until it has");
+    }
+    resolutions
+}
+
+impl Agent {
+    /// Looks whether the addresses are what they were.
+    pub(super) fn watch_addresses(&mut self) {
+        let now = Instant::now();
+        let due = now >= self.lookups.next;
+        let specs = &self.config.gateway.endpoints;
+        let has_names = specs.iter().any(|e| matches!(e.host, Host::Name(_)));
+        if due {
+            self.lookups.next = now + RESOLVE_EVERY;
+            if has_names && self.lookups.running.is_empty() {
+                let specs = specs.clone();
+                self.lookups.running.spawn(async move {
+                    futures_util::future::join_all(specs.into_iter().map(endpoint::resolve)).await
+                });
+            }
+        }
+        let failed = self.lookups.failure.is_some();
+        match settings::own_addresses() {
+            // Loading a generation takes its time: one that failed is not tried again every second.
+            Ok(own) if own != self.own_addresses && (due || !failed) => {
+                self.change(self.lookups.resolutions.clone(), own);
+            }
+            Ok(own) if due && failed && !has_names => self.change(self.lookups.resolutions.clone(), own),
+            Ok(_) => {}
+            Err(e) if due => tracing::warn!(error = %e, "this host's addresses cannot be read"),
+            Err(_) => {}
+        }
+    }
+
+    /// Names have been resolved. One that cannot be for a while keeps the addresses it had.
+    pub(super) fn on_resolved(&mut self, resolutions: Vec<Resolution>) {
+        let merged: Vec<Resolution> = resolutions
+            .into_iter()
+            .zip(&self.lookups.resolutions)
+            .map(|(new, old)| new.or_before(old))
+            .collect();
+        self.lookups.show(&merged);
+        self.change(merged, self.own_addresses.clone());
+    }
+
+    /// Puts other addresses in effect, where they make a difference. What fails is tried again.
+    fn change(&mut self, resolutions: Vec<Resolution>, own: BTreeSet<IpAddr>) {
+        let endpoints = endpoint::place(&resolutions, &held(&self.endpoints));
+        let of_gateway = endpoints != self.endpoints;
+        let of_host =
+            settings::that_matter(&own, &endpoints) != settings::that_matter(&self.own_addresses, &endpoints);
+        let done = if of_gateway || of_host {
+            let addresses: Vec<_> = endpoints.iter().map(|e| e.address).collect();
+            tracing::info!(of_gateway, of_host, endpoints = ?addresses, "addresses changed");
+            self.renew(endpoints, own)
+        } else {
+            self.own_addresses = own;
+            Ok(())
+        };
+        match done {
+            Ok(()) => {
+                self.lookups.resolutions = resolutions;
+                self.lookups.failure = None;
+            }
+            Err(e) => {
+                tracing::error!(error = %e, "the new addresses are not in effect; the old ones are");
+                self.lookups.failure = Some(format!(
+                    "the new addresses are not in effect: {e}; trying again every {RESOLVE_EVERY:?}"
+                ));
+            }
+        }
+    }
+
+    /// Loads a generation for other addresses and swaps it in everywhere, or else leaves the old one in place.
+    fn renew(&mut self, endpoints: Vec<Endpoint>, own: BTreeSet<IpAddr>) -> Result<(), DaemonError> {
+        let tables = settings::tables(&self.config, &own, &endpoints)?;
+        let compiled = settings::settings(&self.config, &own, &endpoints);
+        let log = settings::kernel_log(&self.config);
+        let generation = Generation::load(&self.pins, compiled, &tables, self.capabilities, log)?;
+
+        let entries = self
+            .endpoints
+            .iter()
+            .map(|e| self.state.endpoint(e.slot).map(|entry| (e.slot, entry)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let before = std::mem::replace(&mut self.endpoints, endpoints);
+        let own_before = std::mem::replace(&mut self.own_addresses, own);
+        let generation_before = std::mem::replace(&mut self.generation, generation);
+        if let Err(e) = self.swap_in(&before) {
+            self.endpoints = before;
+            self.own_addresses = own_before;
+            self.generation = generation_before;
+            self.swap_back(&entries);
+            return Err(e.into());
+        }
+        if let Some(logger) = self.generation.take_logger() {
+            tokio::spawn(events::forward_log(logger));
+        }
+        trim_heap();
+        Ok(())
+    }
+
+    /// Link by link, the new programs take the place of those that use the endpoints `before`.
+    fn swap_in(&mut self, before: &[Endpoint]) -> Result<(), KernelError> {
+        let given_away = self.prepare_endpoints(&held(before))?;
+        // While programs of both generations decide, the endpoints of both are looked after.
+        let new = self.endpoints.clone();
+        let only_before = before.iter().filter(|old| new.iter().all(|e| e.slot != old.slot));
+        self.endpoints.extend(only_before.cloned());
+        self.watch_gateways();
+        self.endpoints = new;
+        // One whose cgroup is gone has nothing to swap, and another may have taken its path.
+        let targets: Vec<u32> = self.targets.iter().filter(|t| t.cgroup.exists()).map(|t| t.slot).collect();
+        targets.into_iter().try_for_each(|slot| self.swap_target(slot))?;
+        self.gateways.reattach(&self.pins, &mut self.state, &self.generation)?;
+        self.generation.publish(&self.pins)?;
+        self.open_endpoints(&given_away)?;
+        self.state.forget_syns()?;
+        self.state = State::open(&self.pins)?;
+        self.write_unready();
+        Ok(())
+    }
+
+    fn swap_target(&mut self, slot: u32) -> Result<(), KernelError> {
+        let Some(target) = self.targets.iter().find(|t| t.slot == slot) else { return Ok(()) };
+        let attachment = self.targets.attachment(target);
+        let owner = Owner::Target(slot);
+        attach::attach(&self.pins, &mut self.state, &self.generation, owner, &target.cgroup, attachment)
+    }
+
+    /// Puts the generation in effect back where a newer one could not be swapped in everywhere. Where that fails too,
+    /// the newer programs stay: their endpoints are in slots of their own.
+    fn swap_back(&mut self, entries: &[(u32, Entry)]) {
+        let say = |e: KernelError| tracing::error!(error = %e, "the old generation is not back everywhere");
+        for (slot, entry) in entries {
+            self.state.set_endpoint(*slot, *entry).unwrap_or_else(say);
+        }
+        let targets: Vec<u32> = self.targets.iter().filter(|t| t.cgroup.exists()).map(|t| t.slot).collect();
+        for slot in targets {
+            self.swap_target(slot).unwrap_or_else(say);
+        }
+        self.gateways.reattach(&self.pins, &mut self.state, &self.generation).unwrap_or_else(say);
+        self.generation.publish(&self.pins).unwrap_or_else(say);
+        self.write_unready();
+    }
+
+    /// Writes the entries of the endpoints, with a closed word for those that are new. Attached programs still use the
+    /// slots that were held, so a slot that had to be given away takes no connection at all, from programs of either
+    /// generation, until [`Agent::open_endpoints`]. Returns those.
+    pub(super) fn prepare_endpoints(&mut self, held: &[Placed]) -> Result<Vec<u32>, KernelError> {
+        let mut given_away = Vec::new();
+        for endpoint in self.endpoints.clone() {
+            let slot = endpoint.slot;
+            if held.contains(&(slot, endpoint.address)) {
+                self.write_endpoint(&endpoint)?;
+                continue;
+            }
+            let mut entry = self.state.endpoint(slot)?;
+            entry.family = 0;
+            entry.health = 0;
+            entry.error_len = 0;
+            entry.probed_at = KtimeNs(0);
+            entry.flags = 0;
+            self.state.set_endpoint(slot, entry)?;
+            self.state.breaker.word(slot).close();
+            if held.iter().any(|(s, _)| *s == slot) {
+                given_away.push(slot);
+            } else {
+                self.write_endpoint(&endpoint)?;
+            }
+        }
+        Ok(given_away)
+    }
+
+    /// Writes the entries of slots that were given away, when no program of before is attached any longer.
+    pub(super) fn open_endpoints(&mut self, slots: &[u32]) -> Result<(), KernelError> {
+        let opened = self.endpoints.clone();
+        opened.iter().filter(|e| slots.contains(&e.slot)).try_for_each(|e| self.write_endpoint(e))
+    }
+
+    fn write_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), KernelError> {
+        let address = Destination::from(endpoint.address);
+        let mut entry = self.state.endpoint(endpoint.slot)?;
+        entry.address = address;
+        entry.family = address.address.family();
+        // 0 would let any namespace connect to a loopback that is not the gateway's.
+        entry.netns = match address.address.is_loopback() {
+            true => netns_cookie().map_err(KernelError::sys("identify", "the network namespace"))?,
+            false => 0,
+        };
+        entry.name_len = put_text(&mut entry.name, &endpoint.name);
+        self.state.set_endpoint(endpoint.slot, entry)
+    }
+}
+
+fn held(endpoints: &[Endpoint]) -> Vec<Placed> {
+    endpoints.iter().map(|e| (e.slot, e.address)).collect()
+}

@@ -1,0 +1,157 @@
+//! Addresses that change while the agent runs: the gateway's, by name, and the host's own.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "world/scene.rs"]
+mod scene;
+mod world;
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use lunar_lab::Child;
+use nix::{
+    mount::{MsFlags, mount},
+    sys::signal::Signal,
+};
+use scene::{GATEWAY, PROVIDER, Scene, attached, one, verdicts};
+use world::SOON;
+
+const NAME: &str = "gw.example:8000";
+const SECOND: &str = "127.0.0.2:8000";
+
+/// What only this lab's mount namespace sees as `/etc/hosts`.
+struct Hosts(PathBuf);
+
+impl Hosts {
+    fn new(scene: &Scene, address: &str) -> Self {
+        let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        assert!(!mounts.contains("shared:"), "the lab's mounts are not its own");
+        let hosts = Self(scene.world.lab.dir().join("hosts"));
+        hosts.say(Some(address));
+        let none: Option<&str> = None;
+        mount(Some(&hosts.0), "/etc/hosts", none, MsFlags::MS_BIND, none).unwrap();
+        hosts
+    }
+
+    /// Written in place: a mount is of the file, not of its name.
+    fn say(&self, address: Option<&str>) {
+        fs::write(&self.0, address.map_or_else(String::new, |a| format!("{a} gw.example\n"))).unwrap();
+    }
+}
+
+impl Scene {
+    fn named(&self) -> String {
+        self.world.toml("original-dst", &[NAME], "[failsafe]\nlease = \"3s\"")
+    }
+
+    fn endpoints(&self) -> Vec<String> {
+        let status = self.world.status();
+        let endpoints = status["gateway"]["endpoints"].as_array().unwrap();
+        endpoints.iter().map(|e| e["address"].as_str().unwrap().to_owned()).collect()
+    }
+
+    fn problems(&self) -> String {
+        self.world.status()["gateway"]["problems"].to_string()
+    }
+
+    fn redirected(&self) -> u64 {
+        self.world.verdict("redirected")
+    }
+}
+
+fn forwarded(gateway: &Child) -> usize {
+    gateway.stdout().lines().filter(|l| l.starts_with("forwarded")).count()
+}
+
+/// Names are resolved every ten seconds.
+fn after_a_resolution(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(30), "did not happen: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_renewal_that_fails_leaves_everything_in_place_and_is_tried_again() {
+    let s = Scene::new("renewal");
+    let second = s.world.gateway(&["--listen", SECOND]);
+    let hosts = Hosts::new(&s, "127.0.0.1");
+    let agent = s.world.agent(&s.named());
+    s.connects(&s.world.app, 3);
+    assert_eq!((s.redirected(), s.problems().as_str()), (3, "[]"));
+
+    // A pin that is no link: the last program cannot be swapped, when the others have been.
+    let links = agent.pins.join("v1/links");
+    let names: Vec<_> = fs::read_dir(&links).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let link = links.join(names.iter().find(|n| n.to_string_lossy().ends_with("connect6")).unwrap());
+    let aside = links.with_file_name("aside");
+    fs::rename(&link, &aside).unwrap();
+    fs::hard_link(agent.pins.join("v1/maps/CONTROL"), &link).unwrap();
+    hosts.say(Some("127.0.0.2"));
+    after_a_resolution("the renewal fails", || s.problems().contains("not in effect"));
+    assert_eq!(s.endpoints(), [GATEWAY]);
+    assert_eq!(attached(&s.world.app), [1; 6]);
+    s.connects(&s.world.app, 4);
+    assert_eq!(verdicts(&s.world.status(), "app"), one("redirected", 7));
+    assert_eq!((forwarded(&s.gateway), forwarded(&second)), (7, 0));
+
+    fs::rename(&aside, &link).unwrap();
+    after_a_resolution("the renewal is tried again", || s.endpoints() == [SECOND]);
+    assert_eq!(s.problems(), "[]");
+    assert_eq!(attached(&s.world.app), [1; 6]);
+    s.connects(&s.world.app, 5);
+    assert_eq!(verdicts(&s.world.status(), "app"), one("redirected", 12));
+    assert_eq!((forwarded(&s.gateway), forwarded(&second)), (7, 5));
+}
+
+#[test]
+fn a_name_that_is_lost_keeps_its_addresses_also_over_a_restart() {
+    let s = Scene::new("lost");
+    let hosts = Hosts::new(&s, "127.0.0.1");
+    let mut agent = s.world.agent(&s.named());
+    hosts.say(None);
+    after_a_resolution("the name is lost", || {
+        let problems = s.problems();
+        problems.contains("gw.example cannot be resolved")
+            && problems.contains("using the addresses of before")
+    });
+    s.connects(&s.world.app, 3);
+
+    agent.child.signal(Signal::SIGTERM).unwrap();
+    assert!(agent.child.wait(SOON).unwrap().success(), "{}", agent.child.output());
+    let _agent = s.world.agent(&s.named());
+    assert_eq!(s.endpoints(), [GATEWAY]);
+    s.connects(&s.world.app, 4);
+    assert_eq!(verdicts(&s.world.status(), "app"), one("redirected", 7));
+    after_a_resolution("the name is still lost", || s.problems().contains("using the addresses of before"));
+    hosts.say(Some("127.0.0.1"));
+    after_a_resolution("the name is back", || s.problems() == "[]");
+}
+
+#[test]
+fn an_address_that_the_host_gets_is_internal() {
+    let s = Scene::new("own");
+    let _agent = s.world.agent(&s.toml(""));
+    s.connects(&s.world.app, 2);
+    assert_eq!(verdicts(&s.world.status(), "app"), one("redirected", 2));
+    let address = PROVIDER.split(':').next().unwrap();
+    s.world.host.address_add("lo", &format!("{address}/32")).unwrap();
+    let own = s.world.lab.role(["provider", "--listen", PROVIDER]).unwrap().netns(&s.world.host);
+    let own = s.world.lab.spawn(own).unwrap();
+    own.wait_for_line("ready", SOON).unwrap();
+    after_a_resolution("the address becomes internal", || {
+        s.connects(&s.world.app, 1);
+        s.world.verdict("policy") == 1
+    });
+    let redirected = s.redirected();
+
+    s.world.host.address_del("lo", &format!("{address}/32")).unwrap();
+    after_a_resolution("the address is no longer internal", || {
+        s.connects(&s.world.app, 1);
+        s.redirected() == redirected + 1
+    });
+}
