@@ -39,7 +39,7 @@ pub(super) struct Connect {
 const CALLS: usize = 500;
 /// Rounds over all variants.
 const ROUNDS: usize = 100;
-const QUICK_ROUNDS: usize = 20;
+const QUICK_ROUNDS: usize = 12;
 
 /// Where the connects of a variant go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
