@@ -36,6 +36,8 @@ pub(super) struct Gateways {
     pub(super) held: HashMap<SocketAddr, Vec<Held>>,
     /// Endpoints where somebody listens whom the agent may not look into.
     pub(super) hidden: BTreeSet<SocketAddr>,
+    /// Endpoints whose listening sockets cannot be shown to the kernel.
+    pub(super) unwatchable: BTreeSet<SocketAddr>,
     /// By endpoint where nobody is seen to listen: a probe that ended well after this began after the last listener had
     /// gone.
     pub(super) unseen: HashMap<SocketAddr, KtimeNs>,
@@ -101,6 +103,7 @@ impl Gateways {
     fn keep_only(&mut self, endpoints: &BTreeSet<SocketAddr>) {
         self.held.retain(|address, _| endpoints.contains(address));
         self.hidden.retain(|address| endpoints.contains(address));
+        self.unwatchable.retain(|address| endpoints.contains(address));
         self.unseen.retain(|address, _| endpoints.contains(address));
         self.untold.retain(|address, _| endpoints.contains(address));
         self.unshaken.retain(|address, _| endpoints.contains(address));
@@ -162,7 +165,7 @@ impl Agent {
             self.gateways.shown.iter().filter(|(s, a)| !stays(**s, **a)).map(|(slot, _)| *slot).collect();
         for slot in left {
             match self.offer_listeners(slot, &[]) {
-                Ok(()) => drop(self.gateways.shown.remove(&slot)),
+                Ok(_) => drop(self.gateways.shown.remove(&slot)),
                 Err(e) => tracing::error!(slot, error = %e, "the sockets of an endpoint that is gone remain"),
             }
         }

@@ -1,6 +1,11 @@
 //! Who listens at the endpoints of this host, and how the kernel comes to know.
 
-use std::{collections::BTreeSet, fs, os::fd::OwnedFd};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+};
 
 use lunar_common::{
     abi::{LISTENERS_PER_ENDPOINT, endpoint as flags},
@@ -25,7 +30,10 @@ impl Agent {
     pub(super) fn look_for_listeners(&mut self, endpoint: &Endpoint) -> Vec<Held> {
         let address = endpoint.address;
         let mut held = self.gateways.held.get(&address).cloned().unwrap_or_default();
-        if held.is_empty() || !held.iter().all(Held::stands) {
+        let known: BTreeSet<u64> = held.iter().map(|h| h.inode).collect();
+        // A reload may bring a socket of its own before the old one closes (SO_REUSEPORT).
+        let changed = listener::listening(address).is_ok_and(|now| now != known);
+        if held.is_empty() || changed || !held.iter().all(Held::stands) {
             let found = listener::find(address).unwrap_or_else(|e| {
                 tracing::debug!(endpoint = %address, error = %e, "the kernel does not tell who listens");
                 Found { held: Vec::new(), hidden: true }
@@ -37,7 +45,7 @@ impl Agent {
                 self.gateways.hidden.remove(&address);
             }
         } else {
-            held.extend(self.new_workers(&held));
+            held.extend(Self::new_workers(&held));
         }
         if !held.is_empty() {
             self.gateways.unseen.remove(&address);
@@ -65,11 +73,26 @@ impl Agent {
         // At first sight the places may hold what an agent before this one left there.
         let first = !self.gateways.shown.contains_key(&slot);
         if first || self.gateways.held.get(&address).map_or(!held.is_empty(), |before| *before != held) {
-            self.offer_listeners(slot, &held)?;
             self.gateways.shown.insert(slot, address);
-            self.gateways.held.insert(address, held);
+            self.gateways.held.insert(address, held.clone());
+            match self.offer_listeners(slot, &held) {
+                Ok(0) if !held.is_empty() => self.cannot_watch(address, "none of them can be copied"),
+                Ok(_) => {
+                    self.gateways.unwatchable.remove(&address);
+                }
+                Err(e) => self.cannot_watch(address, &e.to_string()),
+            }
         }
+        let watched = watched && !self.gateways.unwatchable.contains(&address);
         self.flag_endpoint(slot, flags::LOCAL, watched)
+    }
+
+    /// The sockets cannot be shown to the kernel (an MPTCP one, or `pidfd_getfd` is denied): a listener that dies is noticed
+    /// by failed connects and probes only.
+    fn cannot_watch(&mut self, address: SocketAddr, reason: &str) {
+        if self.gateways.unwatchable.insert(address) {
+            tracing::warn!(endpoint = %address, reason, "its listening sockets cannot be watched; failures tell of its end");
+        }
     }
 
     /// Whether the sockets tell the kernel if somebody listens. They say nothing where somebody listens who cannot be
@@ -86,17 +109,20 @@ impl Agent {
         self.capabilities.can_copy_sockets() && (!held.is_empty() || !hidden && !answers_unseen())
     }
 
-    /// Processes that have joined the gateway's cgroups since and hold its sockets too.
-    fn new_workers(&self, held: &[Held]) -> Vec<Held> {
+    /// Processes that have joined the holders' cgroups since and hold the sockets too. The root cgroup is nobody's
+    /// target, so nobody in it has to be exempt.
+    fn new_workers(held: &[Held]) -> Vec<Held> {
         let known: BTreeSet<u32> = held.iter().map(|h| h.pid).collect();
         let inodes: BTreeSet<u64> = held.iter().map(|h| h.inode).collect();
-        let new = self.gateways.answering.values().flat_map(processes_of).filter(|pid| !known.contains(pid));
+        let cgroups: BTreeMap<u64, Cgroup> =
+            known.iter().filter_map(|pid| Cgroup::of_process(*pid).ok()).map(|c| (c.id, c)).collect();
+        let new = cgroups.values().flat_map(processes_of).filter(|pid| !known.contains(pid));
         listener::held_by_new(new, &inodes)
     }
 
     /// Copies the sockets into the kernel's map, one of each, and closes the copies: a copy that stayed open would
-    /// keep a dead gateway's socket listening.
-    pub(super) fn offer_listeners(&mut self, slot: u32, held: &[Held]) -> Result<(), KernelError> {
+    /// keep a dead gateway's socket listening. Returns how many are in it.
+    pub(super) fn offer_listeners(&mut self, slot: u32, held: &[Held]) -> Result<u32, KernelError> {
         let held = if self.capabilities.can_copy_sockets() { held } else { &[] };
         let mut seen = BTreeSet::new();
         let sockets: Vec<OwnedFd> = held

@@ -76,7 +76,7 @@ unsafe fn own(fd: libc::c_long) -> io::Result<OwnedFd> {
 /// # Errors
 /// If the kernel does not tell the sockets.
 pub fn find(endpoint: SocketAddr) -> io::Result<Found> {
-    let inodes = listening_inodes(endpoint)?;
+    let inodes = listening(endpoint)?;
     if inodes.is_empty() {
         return Ok(Found::default());
     }
@@ -89,7 +89,7 @@ pub fn find(endpoint: SocketAddr) -> io::Result<Found> {
         .collect();
     held.sort();
     // One that ended meanwhile took its sockets along.
-    let hidden = held.is_empty() && !listening_inodes(endpoint)?.is_disjoint(&inodes);
+    let hidden = held.is_empty() && !listening(endpoint)?.is_disjoint(&inodes);
     Ok(Found { held, hidden })
 }
 
@@ -115,7 +115,11 @@ pub fn held_by_new(pids: impl IntoIterator<Item = u32>, inodes: &BTreeSet<u64>) 
         .collect()
 }
 
-fn listening_inodes(endpoint: SocketAddr) -> io::Result<BTreeSet<u64>> {
+/// The sockets of this network namespace that take connections to `endpoint`, whoever holds them.
+///
+/// # Errors
+/// If the kernel does not tell.
+pub fn listening(endpoint: SocketAddr) -> io::Result<BTreeSet<u64>> {
     // A kernel built without CONFIG_INET_DIAG tells its sockets only as text, with all that are no listeners.
     let sockets = listening_by_diag().or_else(|_| listening_by_procfs())?;
     Ok(sockets.into_iter().filter(|(local, _)| takes(*local, endpoint)).map(|(_, inode)| inode).collect())

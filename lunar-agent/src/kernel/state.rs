@@ -299,26 +299,33 @@ impl State {
         self.exempt.keys().collect::<Result<_, _>>().map_err(map_error(maps::EXEMPT))
     }
 
-    /// Puts listening sockets of an endpoint where the programs look for one that lives.
+    /// Puts listening sockets of an endpoint where the programs look for one that lives; returns how many went in.
     ///
     /// # Errors
-    /// If the map refuses a socket.
+    /// If the map refuses every one of them.
     pub fn set_listeners(
         &mut self,
         slot: u32,
         sockets: &[impl std::os::fd::AsRawFd],
-    ) -> Result<(), KernelError> {
+    ) -> Result<u32, KernelError> {
+        let (mut inside, mut refusal) = (0, None);
         for place in 0..LISTENERS_PER_ENDPOINT {
             let index = slot * LISTENERS_PER_ENDPOINT + place;
-            match sockets.get(place as usize) {
-                Some(socket) => self.listeners.set(index, socket, 0).map_err(map_error(maps::LISTENERS))?,
-                // An empty slot is what is wanted; clearing one that is empty is an error to the kernel.
-                None => match self.listeners.clear_index(&index) {
-                    Err(e) if os_error(&e).is_none() => return Err(map_error(maps::LISTENERS)(e)),
-                    _ => {}
-                },
+            let put = sockets.get(place as usize).map(|socket| self.listeners.set(index, socket, 0));
+            if let Some(Ok(())) = put {
+                inside += 1;
+                continue;
+            }
+            refusal = put.and_then(Result::err).or(refusal);
+            // An empty place is what is wanted; clearing one that is empty is an error to the kernel.
+            match self.listeners.clear_index(&index) {
+                Err(e) if os_error(&e).is_none() => return Err(map_error(maps::LISTENERS)(e)),
+                _ => {}
             }
         }
-        Ok(())
+        match refusal {
+            Some(e) if inside == 0 => Err(map_error(maps::LISTENERS)(e)),
+            _ => Ok(inside),
+        }
     }
 }
