@@ -35,6 +35,10 @@ impl RunArgs {
     pub fn run(self) -> anyhow::Result<()> {
         let loaded = Config::load(self.sources.into_sources())?;
         telemetry::log_to_stderr(loaded.config.log_level);
-        Ok(runtime()?.block_on(daemon::run(loaded.config))?)
+        let runtime = runtime()?;
+        let ended = runtime.block_on(daemon::run(loaded.config));
+        // A name that is being looked up on the runtime's own thread is not waited for.
+        runtime.shutdown_background();
+        Ok(ended?)
     }
 }

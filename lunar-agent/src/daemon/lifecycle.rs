@@ -81,12 +81,14 @@ impl Agent {
         };
         entry.name_len = put_text(&mut entry.name, &target.name);
         entry.path_len = put_text(&mut entry.path, &target.cgroup.path.to_string_lossy());
+        let before = self.state.target(target.slot)?;
         self.state.set_target(target.slot, Some(entry))?;
         let owner = Owner::Target(target.slot);
         let attached =
             attach::attach(&self.pins, &mut self.state, &self.generation, owner, &target.cgroup, attachment);
         if let Err(e) = attached {
-            self.state.set_target(target.slot, None)?;
+            // What was attached before still is.
+            self.state.set_target(target.slot, before)?;
             return Err(e);
         }
         tracing::info!(target = target.name, cgroup = %target.cgroup.path.display(), "attached");
