@@ -55,7 +55,7 @@ fn a_bypass_outlives_the_agent_and_ends_by_resume() {
     scene.failsafe(&["resume"]);
     let _agent = scene.agent(&plan);
     assert_eq!(scene.call(), "ok");
-    assert_eq!((scene.verdict("forced"), scene.verdict("redirected")), (3, 3));
+    assert_eq!((scene.verdict("forced"), scene.verdict("redirected")), (3, 3), "{:#}", scene.world.status());
 }
 
 /// `resume` closes a word that is in cooldown, with its counts; without a bypass as well.
