@@ -124,6 +124,7 @@ impl Agent {
             next_watch: now,
         };
         let given_away = agent.prepare_endpoints(&held)?;
+        agent.trust_fresh_probes()?;
         agent.watch_gateways();
         agent.state.recount_sockets()?;
         agent.state.forget_syns()?;

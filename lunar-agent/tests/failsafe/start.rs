@@ -126,3 +126,17 @@ fn an_endpoint_that_is_silent() {
     assert_eq!((scene.call().as_str(), scene.verdict("cooldown")), ("ok", 1));
     assert!(agent.child.try_wait().unwrap().is_none(), "it stays up");
 }
+
+/// An agent that takes over while the last probe is fresh needs no handshake of its own: the server that would answer
+/// one is gone, and the connect is redirected all the same.
+#[test]
+fn a_restart_goes_on_from_the_handshake_before() {
+    let scene = Scene::new("trust");
+    scene.open();
+    let health = scene.health();
+    drop(scene.agent(&Plan::default()));
+    drop(health);
+    let _agent = starts(&scene, &Plan::default());
+    assert_eq!(scene.call(), "ok");
+    assert_eq!((scene.verdict("unsuitable"), scene.verdict("redirected")), (0, 1));
+}
