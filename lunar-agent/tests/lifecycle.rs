@@ -198,3 +198,37 @@ fn a_second_signal_exits_at_once() {
     assert_eq!(s.said(&["cleanup"]).0, 0);
     assert_eq!(s.pinned(), Vec::<PathBuf>::new());
 }
+
+/// Whoever reads `status --watch` may leave: it ends, and does not go on showing to nobody.
+#[test]
+fn a_watch_ends_with_its_reader() {
+    use std::{
+        io::{BufRead, BufReader},
+        process::{Command, Stdio},
+    };
+    let s = Scene::new("watch-reader");
+    let _agent = s.world.agent(&s.toml(""));
+    let config = s.world.lab.dir().join("agent.toml");
+    let mut watch = Command::new(world::AGENT)
+        .args(["status", "--watch", "--config"])
+        .arg(config)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::new(watch.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert!(first.starts_with("agent "), "{first:?}");
+    let start = std::time::Instant::now();
+    let ended = loop {
+        if let Some(ended) = watch.try_wait().unwrap() {
+            break Some(ended);
+        }
+        if start.elapsed() > world::SOON {
+            watch.kill().unwrap();
+            watch.wait().unwrap();
+            break None;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    assert!(ended.expect("it went on without a reader").success());
+}

@@ -9,10 +9,18 @@ use anyhow::Context;
 /// # Errors
 /// If standard output cannot be written to.
 pub fn say(text: &str) -> anyhow::Result<()> {
+    say_to_reader(text).map(|_there| ())
+}
+
+/// The same; says whether there still is a reader, for those who go on.
+///
+/// # Errors
+/// As [`say`].
+pub fn say_to_reader(text: &str) -> anyhow::Result<bool> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("cannot write the result to stdout"),
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).context("cannot write the result to stdout"),
     }
 }
 

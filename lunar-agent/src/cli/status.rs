@@ -5,7 +5,7 @@ use std::{fmt::Write as _, io::IsTerminal, path::Path, time::Duration};
 use clap::Args;
 use lunar_common::verdict::Reason;
 
-use super::{PlaceArgs, config::Output, output::say, runtime, table::Table};
+use super::{PlaceArgs, config::Output, output::say_to_reader, runtime, table::Table};
 use crate::{
     config::{HumanDuration, Paths},
     control::{
@@ -57,8 +57,8 @@ impl StatusArgs {
             };
             // Home and clear below (ECMA-48): no flicker, and nothing of the scrollback is lost.
             let home = if self.watch && std::io::stdout().is_terminal() { "\x1b[H\x1b[J" } else { "" };
-            say(&format!("{home}{shown}"))?;
-            if !self.watch {
+            let read = say_to_reader(&format!("{home}{shown}"))?;
+            if !self.watch || !read {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_secs(1));

@@ -75,9 +75,6 @@ pub enum KernelError {
     /// Another agent holds the pins.
     #[error("another lunar-agent is running on {0}: stop it first, or give this one other pins")]
     Held(PathBuf),
-    /// All target slots are taken.
-    #[error("there are {0} targets already, the most that there can be: detach one first")]
-    TooManyTargets(u32),
     /// The machine lacks something.
     #[error("{0}")]
     Missing(#[from] features::Missing),
