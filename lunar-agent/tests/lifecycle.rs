@@ -5,7 +5,14 @@
 mod scene;
 mod world;
 
-use std::{fs, os::unix::process::ExitStatusExt, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::process::ExitStatusExt,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use lunar_lab::Cgroup;
 use nix::sys::signal::Signal;
@@ -202,10 +209,6 @@ fn a_second_signal_exits_at_once() {
 /// Whoever reads `status --watch` may leave: it ends, and does not go on showing to nobody.
 #[test]
 fn a_watch_ends_with_its_reader() {
-    use std::{
-        io::{BufRead, BufReader},
-        process::{Command, Stdio},
-    };
     let s = Scene::new("watch-reader");
     let _agent = s.world.agent(&s.toml(""));
     let config = s.world.lab.dir().join("agent.toml");
@@ -218,17 +221,17 @@ fn a_watch_ends_with_its_reader() {
     let mut first = String::new();
     BufReader::new(watch.stdout.take().unwrap()).read_line(&mut first).unwrap();
     assert!(first.starts_with("agent "), "{first:?}");
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     let ended = loop {
         if let Some(ended) = watch.try_wait().unwrap() {
             break Some(ended);
         }
-        if start.elapsed() > world::SOON {
+        if start.elapsed() > SOON {
             watch.kill().unwrap();
             watch.wait().unwrap();
             break None;
         }
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
     };
     assert!(ended.expect("it went on without a reader").success());
 }
