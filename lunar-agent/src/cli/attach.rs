@@ -57,7 +57,8 @@ impl DetachArgs {
     }
 }
 
-fn ask(place: PlaceArgs, request: &Request) -> anyhow::Result<()> {
+/// Asks the agent, and prints what it has done.
+pub(super) fn ask(place: PlaceArgs, request: &Request) -> anyhow::Result<()> {
     let socket = place.paths()?.socket;
     let (done, refusal) = match runtime()?.block_on(client::ask(&socket, request))? {
         Answer::Done(lines) => (lines, None),

@@ -7,6 +7,7 @@ pub mod exit;
 pub mod failsafe;
 pub mod gateway;
 mod output;
+pub mod reload;
 pub mod run;
 pub mod sources;
 pub mod status;
@@ -48,6 +49,8 @@ pub enum Command {
     Attach(attach::AttachArgs),
     /// Leave targets alone again
     Detach(attach::DetachArgs),
+    /// Apply the configuration anew, as a whole or not at all
+    Reload(reload::ReloadArgs),
     /// Show gateway, failsafe, targets and counters
     Status(status::StatusArgs),
     /// Show the breaker, or bypass the gateway by hand
@@ -72,6 +75,7 @@ impl Command {
             Self::Run(args) => args.run(),
             Self::Attach(args) => args.run(),
             Self::Detach(args) => args.run(),
+            Self::Reload(args) => args.run(),
             Self::Status(args) => args.run(),
             Self::Failsafe(command) => command.run(),
             Self::Config(command) => config::run(command),

@@ -18,7 +18,7 @@ Examples:
 
 /// Run the daemon in the foreground
 ///
-/// Logs go to standard error. SIGTERM leaves the interception in place for a restart, bounded by the lease
+/// Logs go to standard error. SIGHUP reads the configuration anew, as `lunar-agent reload` does. SIGTERM leaves the interception in place for a restart, bounded by the lease
 /// (failsafe.on_stop); a second signal exits at once.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -33,10 +33,11 @@ impl RunArgs {
     /// # Errors
     /// What kept it from starting.
     pub fn run(self) -> anyhow::Result<()> {
-        let loaded = Config::load(self.sources.into_sources())?;
+        let sources = self.sources.into_sources();
+        let loaded = Config::load(sources.clone())?;
         telemetry::log_to_stderr(loaded.config.log_level);
         let runtime = runtime()?;
-        let ended = runtime.block_on(daemon::run(loaded.config));
+        let ended = runtime.block_on(daemon::run(sources, loaded));
         // A name that is being looked up on the runtime's own thread is not waited for.
         runtime.shutdown_background();
         Ok(ended?)

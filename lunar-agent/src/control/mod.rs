@@ -31,6 +31,8 @@ pub enum Request {
         /// As a person wrote them.
         selectors: Vec<String>,
     },
+    /// Apply the configuration anew.
+    Reload {},
 }
 
 /// What the agent answers.

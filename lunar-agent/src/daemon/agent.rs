@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,13 +12,15 @@ use lunar_common::{
     failsafe::Cell,
     verdict::Reason,
 };
-use tokio::{net::UnixListener, time::Instant};
+use tokio::{net::UnixListener, sync::oneshot, task::AbortHandle, time::Instant};
 
 use super::{
     DaemonError,
     endpoints::{self, Lookups},
     gateways::Gateways,
     probes::Probes,
+    reload::{Prepared, Reloads},
+    renewal::Plan,
     settings,
 };
 use crate::{
@@ -25,13 +28,14 @@ use crate::{
     control::{Answer, Request, server, status},
     gateway::endpoint::{Endpoint, Resolution},
     kernel::{
+        events,
         features::{self, Capabilities},
         generation::Generation,
         layout::text,
         pins::{Lock, Pins},
         state::State,
     },
-    targets::{cgroup::Cgroup, set::TargetSet},
+    targets::{TargetSpec, cgroup::Cgroup, set::TargetSet},
 };
 
 /// Mark of the agent's own connections: "Lunr". Sockets with it are exempt.
@@ -42,7 +46,8 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// Everything the daemon owns.
 pub(super) struct Agent {
-    pub(super) config: Config,
+    pub(super) config: Arc<Config>,
+    pub(super) reloads: Reloads,
     pub(super) pins: Pins,
     _lock: Lock,
     listener: Option<UnixListener>,
@@ -50,6 +55,7 @@ pub(super) struct Agent {
     pub(super) own_addresses: BTreeSet<IpAddr>,
     pub(super) state: State,
     pub(super) generation: Generation,
+    kernel_log: Option<AbortHandle>,
     pub(super) targets: TargetSet,
     /// By target slot.
     pub(super) target_problems: HashMap<u32, String>,
@@ -66,25 +72,28 @@ pub(super) struct Agent {
 pub(super) enum Done {
     Probe(super::probes::Probed),
     Resolved(Vec<Resolution>),
+    Prepared(Box<Prepared>),
+}
+
+/// The cgroups of the configured targets, all of them, or what is wrong with the first that has none.
+pub(super) fn targets_of(config: &Config) -> Result<Vec<(String, Cgroup)>, DaemonError> {
+    if let GatewayProcess::Selector(selector) = &config.gateway.process {
+        Cgroup::find(selector).map_err(DaemonError::GatewayProcess)?;
+    }
+    let found = |t: &TargetSpec| {
+        Cgroup::find(&t.selector)
+            .map(|cgroup| (t.name.clone(), cgroup))
+            .map_err(|source| DaemonError::Target { name: t.name.clone(), source })
+    };
+    config.targets.iter().map(found).collect()
 }
 
 impl Agent {
     /// Takes over what is pinned, or begins from nothing.
-    pub(super) async fn start(config: Config) -> Result<Self, DaemonError> {
+    pub(super) async fn start(config: Arc<Config>, reloads: Reloads) -> Result<Self, DaemonError> {
         let capabilities = features::check().map_err(crate::kernel::KernelError::from)?;
         // All that a person may have got wrong is looked at before anything is touched.
-        let wanted = config
-            .targets
-            .iter()
-            .map(|t| {
-                Cgroup::find(&t.selector)
-                    .map(|cgroup| (t.name.clone(), cgroup))
-                    .map_err(|source| DaemonError::Target { name: t.name.clone(), source })
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        if let GatewayProcess::Selector(selector) = &config.gateway.process {
-            Cgroup::find(selector).map_err(DaemonError::GatewayProcess)?;
-        }
+        let wanted = targets_of(&config)?;
         let own_addresses = settings::own_addresses().map_err(DaemonError::OwnAddresses)?;
 
         let pins = Pins::new(&config.paths.pins);
@@ -97,10 +106,9 @@ impl Agent {
         let before = if pins.exist() { State::open(&pins).ok() } else { None };
         let (lookups, held, endpoints) = endpoints::first(&config, before.as_ref()).await?;
         drop(before);
-        let tables = settings::tables(&config, &own_addresses, &endpoints)?;
-        let compiled = settings::settings(&config, &own_addresses, &endpoints);
-        let generation =
-            Generation::load(&pins, compiled, &tables, capabilities, settings::kernel_log(&config))?;
+        let plan = Plan { config, own_addresses, endpoints, targets: TargetSet::default() };
+        let generation = plan.load(&pins, capabilities)?;
+        let Plan { config, own_addresses, endpoints, targets } = plan;
         // State that is pinned is in its place whatever settings are; without any there is none to open yet.
         generation.publish(&pins)?;
         let now = Instant::now();
@@ -108,13 +116,15 @@ impl Agent {
             state: State::open(&pins)?,
             probes: Probes::new(&config),
             config,
+            reloads,
             pins,
             _lock: lock,
             listener: Some(listener),
             capabilities,
             own_addresses,
             generation,
-            targets: TargetSet::default(),
+            kernel_log: None,
+            targets,
             target_problems: HashMap::new(),
             endpoints,
             lookups,
@@ -142,8 +152,15 @@ impl Agent {
         self.listener.take()
     }
 
-    pub(super) fn take_kernel_logger(&mut self) -> Option<aya_log::EbpfLogger<&'static dyn log::Log>> {
-        self.generation.take_logger()
+    /// Forwards the log of the generation's programs, and no longer that of those before. Must be called within the
+    /// runtime.
+    pub(super) fn follow_kernel_log(&mut self) {
+        if let Some(before) = self.kernel_log.take() {
+            before.abort();
+        }
+        if let Some(logger) = self.generation.take_logger() {
+            self.kernel_log = Some(tokio::spawn(events::forward_log(logger)).abort_handle());
+        }
     }
 
     /// Says what is in effect now that everything is.
@@ -193,18 +210,20 @@ impl Agent {
     }
 
     /// Waits for what runs in the background; for ever, if nothing does.
-    pub(super) async fn next_probe(&mut self) -> Option<Done> {
+    pub(super) async fn next_done(&mut self) -> Option<Done> {
         tokio::select! {
             Some(probed) = self.probes.next_done() => Some(Done::Probe(probed)),
             Some(resolved) = self.lookups.next_done() => Some(Done::Resolved(resolved)),
+            Some(prepared) = self.reloads.next_done() => Some(Done::Prepared(Box::new(prepared))),
             else => None,
         }
     }
 
-    pub(super) fn on_probe(&mut self, done: Done) {
+    pub(super) fn on_done(&mut self, done: Done) {
         match done {
             Done::Probe(probed) => self.on_probed(probed),
             Done::Resolved(resolutions) => self.on_resolved(resolutions),
+            Done::Prepared(prepared) => self.on_prepared(*prepared),
         }
     }
 
@@ -232,21 +251,30 @@ impl Agent {
         self.endpoints.iter().find(|e| e.slot == slot).map_or_else(|| "-".into(), |e| e.address.to_string())
     }
 
-    pub(super) fn on_request(&mut self, request: Request) -> Answer {
-        match request {
+    pub(super) fn on_request(&mut self, request: Request, answer: oneshot::Sender<Answer>) {
+        let done = match request {
             Request::Status {} => match self.status() {
                 Ok(status) => Answer::Status(Box::new(status)),
                 Err(e) => Answer::Refused { done: Vec::new(), reason: e.to_string(), usage: false },
             },
             Request::Attach { selectors } => self.attach_all(&selectors),
             Request::Detach { selectors } => self.detach_all(&selectors),
-        }
+            Request::Reload {} => return self.begin_reload(Some(answer)),
+        };
+        // A client that went away needs no answer.
+        let _gone = answer.send(done);
     }
 
     /// What is configured and not in effect, or not all of it.
     fn problems(&self) -> Vec<String> {
         let missing = self.capabilities.shortcomings().map(str::to_owned);
-        self.lookups.problems().into_iter().chain(missing).chain(self.gateways.not_exempt()).collect()
+        let reload = self.reloads.problem();
+        reload
+            .into_iter()
+            .chain(self.lookups.problems())
+            .chain(missing)
+            .chain(self.gateways.not_exempt())
+            .collect()
     }
 
     fn status(&self) -> Result<status::Status, DaemonError> {

@@ -1,24 +1,22 @@
 //! The addresses that a generation is made for, the gateway's and this host's: looked up again and again, and renewed
 //! when they change.
 
-use std::{collections::BTreeSet, net::IpAddr, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use lunar_common::{abi::Endpoint as Entry, net::Destination, time::KtimeNs};
 use tokio::{task::JoinSet, time::Instant};
 
-use super::{
-    DaemonError,
-    agent::{Agent, trim_heap},
-    settings,
-};
+use super::{agent::Agent, renewal::Plan, settings};
 use crate::{
     config::{Config, EndpointSpec, Host},
     gateway::endpoint::{self, Endpoint, Resolution},
     kernel::{
         KernelError,
-        attach::{self, Owner},
-        events,
-        generation::Generation,
         layout::{put_text, text},
         netns_cookie,
         state::State,
@@ -49,6 +47,16 @@ impl Lookups {
     fn new(resolutions: Vec<Resolution>, next: Instant) -> Self {
         let problems = resolutions.iter().map(|r| r.problem.clone()).collect();
         Self { resolutions, problems, failure: None, running: JoinSet::new(), next }
+    }
+
+    /// What is in effect.
+    pub(super) fn in_effect(&self) -> &[Resolution] {
+        &self.resolutions
+    }
+
+    /// Other endpoints are in effect. What is being looked up for those of before is of no use any more.
+    pub(super) fn replace(&mut self, resolutions: Vec<Resolution>) {
+        *self = Self::new(resolutions, Instant::now() + RESOLVE_EVERY);
     }
 
     /// What a person should know about the gateway's addresses.
@@ -87,7 +95,7 @@ pub(super) async fn first(
     let remembered: Vec<Resolution> = specs.iter().map(|spec| remember(spec, &pinned)).collect();
     let now = Instant::now();
     let lookups = if remembered.iter().all(|r| r.addresses.is_empty()) {
-        Lookups::new(first_resolution(specs).await, now + RESOLVE_EVERY)
+        Lookups::new(resolve_in_time(specs).await, now + RESOLVE_EVERY)
     } else {
         Lookups::new(remembered, now)
     };
@@ -117,7 +125,8 @@ fn remember(spec: &EndpointSpec, pinned: &[(u32, Entry)]) -> Resolution {
     Resolution { spec: spec.clone(), addresses, problem }
 }
 
-async fn first_resolution(specs: &[EndpointSpec]) -> Vec<Resolution> {
+/// Addresses for each endpoint, or why it has none, within [`FIRST_RESOLUTION`].
+pub(super) async fn resolve_in_time(specs: &[EndpointSpec]) -> Vec<Resolution> {
     let all = futures_util::future::join_all(specs.iter().cloned().map(endpoint::resolve));
     let resolutions = tokio::time::timeout(FIRST_RESOLUTION, all).await.unwrap_or_else(|_| {
         let late = |spec: &EndpointSpec| Resolution {
@@ -185,7 +194,8 @@ impl Agent {
         let done = if of_gateway || of_host {
             let addresses: Vec<_> = endpoints.iter().map(|e| e.address).collect();
             tracing::info!(of_gateway, of_host, endpoints = ?addresses, "addresses changed");
-            self.renew(endpoints, own)
+            let config = Arc::clone(&self.config);
+            self.renew(Plan { config, own_addresses: own, endpoints, targets: self.targets.clone() })
         } else {
             self.own_addresses = own;
             Ok(())
@@ -202,79 +212,6 @@ impl Agent {
                 ));
             }
         }
-    }
-
-    /// Loads a generation for other addresses and swaps it in everywhere, or else leaves the old one in place.
-    fn renew(&mut self, endpoints: Vec<Endpoint>, own: BTreeSet<IpAddr>) -> Result<(), DaemonError> {
-        let tables = settings::tables(&self.config, &own, &endpoints)?;
-        let compiled = settings::settings(&self.config, &own, &endpoints);
-        let log = settings::kernel_log(&self.config);
-        let generation = Generation::load(&self.pins, compiled, &tables, self.capabilities, log)?;
-
-        let entries = self
-            .endpoints
-            .iter()
-            .map(|e| self.state.endpoint(e.slot).map(|entry| (e.slot, entry)))
-            .collect::<Result<Vec<_>, _>>()?;
-        let before = std::mem::replace(&mut self.endpoints, endpoints);
-        let own_before = std::mem::replace(&mut self.own_addresses, own);
-        let generation_before = std::mem::replace(&mut self.generation, generation);
-        if let Err(e) = self.swap_in(&before) {
-            self.endpoints = before;
-            self.own_addresses = own_before;
-            self.generation = generation_before;
-            self.swap_back(&entries);
-            return Err(e.into());
-        }
-        if let Some(logger) = self.generation.take_logger() {
-            tokio::spawn(events::forward_log(logger));
-        }
-        trim_heap();
-        Ok(())
-    }
-
-    /// Link by link, the new programs take the place of those that use the endpoints `before`.
-    fn swap_in(&mut self, before: &[Endpoint]) -> Result<(), KernelError> {
-        let given_away = self.prepare_endpoints(&held(before))?;
-        // While programs of both generations decide, the endpoints of both are looked after.
-        let new = self.endpoints.clone();
-        let only_before = before.iter().filter(|old| new.iter().all(|e| e.slot != old.slot));
-        self.endpoints.extend(only_before.cloned());
-        self.watch_gateways();
-        self.endpoints = new;
-        // One whose cgroup is gone has nothing to swap, and another may have taken its path.
-        let targets: Vec<u32> = self.targets.iter().filter(|t| t.cgroup.exists()).map(|t| t.slot).collect();
-        targets.into_iter().try_for_each(|slot| self.swap_target(slot))?;
-        self.gateways.reattach(&self.pins, &mut self.state, &self.generation)?;
-        self.generation.publish(&self.pins)?;
-        self.open_endpoints(&given_away)?;
-        self.state.forget_syns()?;
-        self.state = State::open(&self.pins)?;
-        self.write_unready();
-        Ok(())
-    }
-
-    fn swap_target(&mut self, slot: u32) -> Result<(), KernelError> {
-        let Some(target) = self.targets.iter().find(|t| t.slot == slot) else { return Ok(()) };
-        let attachment = self.targets.attachment(target);
-        let owner = Owner::Target(slot);
-        attach::attach(&self.pins, &mut self.state, &self.generation, owner, &target.cgroup, attachment)
-    }
-
-    /// Puts the generation in effect back where a newer one could not be swapped in everywhere. Where that fails too,
-    /// the newer programs stay: their endpoints are in slots of their own.
-    fn swap_back(&mut self, entries: &[(u32, Entry)]) {
-        let say = |e: KernelError| tracing::error!(error = %e, "the old generation is not back everywhere");
-        for (slot, entry) in entries {
-            self.state.set_endpoint(*slot, *entry).unwrap_or_else(say);
-        }
-        let targets: Vec<u32> = self.targets.iter().filter(|t| t.cgroup.exists()).map(|t| t.slot).collect();
-        for slot in targets {
-            self.swap_target(slot).unwrap_or_else(say);
-        }
-        self.gateways.reattach(&self.pins, &mut self.state, &self.generation).unwrap_or_else(say);
-        self.generation.publish(&self.pins).unwrap_or_else(say);
-        self.write_unready();
     }
 
     /// Writes the entries of the endpoints, with a closed word for those that are new. Attached programs still use the
@@ -326,6 +263,6 @@ impl Agent {
     }
 }
 
-fn held(endpoints: &[Endpoint]) -> Vec<Placed> {
+pub(super) fn held(endpoints: &[Endpoint]) -> Vec<Placed> {
     endpoints.iter().map(|e| (e.slot, e.address)).collect()
 }

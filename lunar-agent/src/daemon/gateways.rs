@@ -156,6 +156,10 @@ impl Agent {
         if self.config.gateway.handoff == Handoff::OriginalDst {
             self.answer_for(endpoint, local, &held);
             self.write_unready();
+        } else {
+            // As a handoff before a reload or restart may have left it.
+            self.gateways.untold.remove(&endpoint.address);
+            self.flag_endpoint(endpoint.slot, flags::RECORD, false)?;
         }
         self.show_listeners(endpoint, local, held)
     }
@@ -255,6 +259,17 @@ impl Agent {
         tracing::info!(cgroup = %cgroup.path.display(), "original destinations are answered");
         self.gateways.answering.insert(cgroup.id, cgroup);
         Ok(())
+    }
+
+    /// Looks anew where original destinations are to be answered, and ends it elsewhere.
+    pub(super) fn answer_anew(&mut self) {
+        let before = std::mem::take(&mut self.gateways.answering);
+        self.watch_gateways();
+        for id in before.into_keys().filter(|id| !self.gateways.answering.contains_key(id)) {
+            if let Err(e) = attach::detach(&self.pins, Owner::Gateway(id)) {
+                tracing::error!(cgroup_id = id, error = %e, "original destinations are still answered there");
+            }
+        }
     }
 
     /// A cgroup that is gone took its attachment with it.

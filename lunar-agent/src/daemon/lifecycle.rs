@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lunar_common::abi::TargetEntry;
+use lunar_common::abi::{Attachment, TargetEntry};
 
 use super::{DaemonError, agent::Agent};
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     targets::{
         cgroup::{Cgroup, CgroupError},
         selector::Selector,
-        set::{AddError, Target},
+        set::{AddError, Target, Wish},
     },
 };
 
@@ -46,7 +46,7 @@ impl Agent {
         let (had, new): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(_, c)| slot_of(c).is_some());
         for (name, cgroup) in had.into_iter().chain(new) {
             let slot = slot_of(&cgroup);
-            self.targets.add(name, cgroup, slot)?;
+            self.targets.add(name, cgroup, slot, Wish::Configured)?;
         }
         // What is not wanted any longer goes first: its slot may be wanted.
         for owner in attach::owners(&self.pins)? {
@@ -64,13 +64,14 @@ impl Agent {
             self.state.set_target(*slot, None)?;
         }
         for target in self.targets.iter().cloned().collect::<Vec<_>>() {
-            self.attach(&target)?;
+            self.attach(&target, self.targets.attachment(&target))?;
+            tracing::info!(target = target.name, cgroup = %target.cgroup.path.display(), "attached");
         }
         Ok(())
     }
 
-    fn attach(&mut self, target: &Target) -> Result<(), KernelError> {
-        let attachment = self.targets.attachment(target);
+    /// Enters a target and attaches the generation's programs, or swaps them in.
+    pub(super) fn attach(&mut self, target: &Target, attachment: Attachment) -> Result<(), KernelError> {
         let mut entry = TargetEntry {
             cgroup_id: target.cgroup.id,
             name_len: 0,
@@ -91,7 +92,6 @@ impl Agent {
             self.state.set_target(target.slot, before)?;
             return Err(e);
         }
-        tracing::info!(target = target.name, cgroup = %target.cgroup.path.display(), "attached");
         Ok(())
     }
 
@@ -110,18 +110,19 @@ impl Agent {
     fn attach_selector(&mut self, text: &str) -> Result<String, Refusal> {
         let selector: Selector = text.parse()?;
         let cgroup = Cgroup::find(&selector)?;
-        let target = self.targets.add(selector.to_string(), cgroup, None)?.clone();
+        let target = self.targets.add(selector.to_string(), cgroup, None, Wish::ByHand)?.clone();
         // The others learn of it first: a connect meanwhile is decided by one of them, once.
         let others = self.targets.iter().filter(|t| t.slot != target.slot).cloned().collect::<Vec<_>>();
         let attached = others
             .iter()
             .try_for_each(|t| attach::retell(&mut self.state, t.cgroup.id, self.targets.attachment(t)))
-            .and_then(|()| self.attach(&target));
+            .and_then(|()| self.attach(&target, self.targets.attachment(&target)));
         if let Err(e) = attached {
             self.targets.remove(|t| t.slot == target.slot);
             self.retell_nesting()?;
             return Err(e.into());
         }
+        tracing::info!(target = target.name, cgroup = %target.cgroup.path.display(), "attached");
         Ok(format!("attached {} ({})", target.name, target.cgroup.path.display()))
     }
 
@@ -134,14 +135,24 @@ impl Agent {
         let meant = text.parse::<Selector>().ok().and_then(|s| Cgroup::find(&s).ok());
         let is_it = |t: &Target| t.name == text || meant.as_ref().is_some_and(|c| c.id == t.cgroup.id);
         let target = self.targets.remove(is_it).ok_or_else(|| Refusal::Unknown(text.to_owned()))?;
-        attach::detach(&self.pins, Owner::Target(target.slot))?;
-        self.state.set_target(target.slot, None)?;
-        self.target_problems.remove(&target.slot);
-        self.retell_nesting()?;
-        self.state.recount_sockets()?;
-        self.state.forget_syns()?;
+        self.forget_target(&target)?;
+        self.after_detaching()?;
         tracing::info!(target = target.name, "detached");
         Ok(format!("detached {}", target.name))
+    }
+
+    /// Detaches a target that is none any more.
+    pub(super) fn forget_target(&mut self, target: &Target) -> Result<(), KernelError> {
+        self.target_problems.remove(&target.slot);
+        attach::detach(&self.pins, Owner::Target(target.slot))?;
+        self.state.set_target(target.slot, None)
+    }
+
+    /// What others have to know when targets have been detached.
+    pub(super) fn after_detaching(&mut self) -> Result<(), KernelError> {
+        self.retell_nesting()?;
+        self.state.recount_sockets()?;
+        self.state.forget_syns()
     }
 
     /// Does one thing after the other, with a heartbeat between them; stops at the first that cannot be done.

@@ -8,21 +8,28 @@ mod gateways;
 mod lifecycle;
 mod listeners;
 mod probes;
+mod reload;
+mod renewal;
 mod settings;
 
+use std::sync::Arc;
+
+use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
+    time::{Interval, MissedTickBehavior},
 };
 
 pub use error::DaemonError;
 
 use crate::{
-    config::{Config, OnStop},
+    config::{Loaded, OnStop, Sources},
     control::server,
-    kernel::events::{self, Events},
+    kernel::events::Events,
 };
 use agent::Agent;
+use reload::Reloads;
 
 /// The signals that end a daemon.
 struct Signals {
@@ -44,17 +51,18 @@ impl Signals {
     }
 }
 
-/// Runs until a signal stops it.
+/// Runs until a signal stops it. What was `loaded` is in effect until the `sources` are read anew.
 ///
 /// # Errors
 /// What kept it from starting.
-pub async fn run(config: Config) -> Result<(), DaemonError> {
+pub async fn run(sources: Sources, loaded: Loaded) -> Result<(), DaemonError> {
     let mut signals = Signals::new()?;
     let mut hang_up = signal(SignalKind::hangup()).map_err(DaemonError::Signals)?;
-    let on_stop = config.failsafe.on_stop;
+    let Loaded { config, origins, .. } = loaded;
     let socket = config.paths.socket.clone();
+    let reloads = Reloads::new(sources, origins);
     let mut agent = tokio::select! {
-        agent = Agent::start(config) => agent?,
+        agent = Agent::start(Arc::new(config), reloads) => agent?,
         signal = signals.stop() => {
             tracing::info!(signal, "stopped before it had started");
             return Ok(());
@@ -64,34 +72,30 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     if let Some(listener) = agent.take_listener() {
         tokio::spawn(server::serve(listener, asks));
     }
-    if let Some(logger) = agent.take_kernel_logger() {
-        tokio::spawn(events::forward_log(logger));
-    }
+    agent.follow_kernel_log();
     let mut events = Events::open(agent.pins())?;
+    let mut watchdog = Watchdog::new();
     agent.announce();
-    notify(&[sd_notify::NotifyState::Ready]);
+    notify(&[NotifyState::Ready]);
 
     let signal = loop {
         let wake = agent.next_wake();
         tokio::select! {
             () = tokio::time::sleep_until(wake) => agent.on_time().await,
-            Some(done) = agent.next_probe() => agent.on_probe(done),
+            Some(done) = agent.next_done() => agent.on_done(done),
             event = events.next() => match event {
                 Ok(event) => agent.on_event(&event),
                 Err(source) => return Err(DaemonError::Events(source)),
             },
-            Some((request, answer)) = asked.recv() => {
-                // A client that went away needs no answer.
-                let _gone = answer.send(agent.on_request(request));
-            }
-            _ = hang_up.recv() => {
-                tracing::warn!("SIGHUP: reloading is not built yet; restart the agent to apply a new configuration");
-            }
+            Some((request, answer)) = asked.recv() => agent.on_request(request, answer),
+            _ = hang_up.recv() => agent.begin_reload(None),
+            () = watchdog.due() => notify(&[NotifyState::Watchdog]),
             signal = signals.stop() => break signal,
         }
     };
+    let on_stop = agent.config.failsafe.on_stop;
     tracing::info!(signal, on_stop = %on_stop, "stopping; a second signal exits at once");
-    notify(&[sd_notify::NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
     second_signal_exits();
     agent.stop(on_stop == OnStop::Detach);
     match std::fs::remove_file(&socket) {
@@ -101,6 +105,30 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         _ => {}
     }
     Ok(())
+}
+
+/// systemd's watchdog (`WatchdogSec=`): told from the loop that does all the work, so that it hears nothing when that
+/// hangs.
+struct Watchdog(Option<Interval>);
+
+impl Watchdog {
+    fn new() -> Self {
+        // sd_watchdog_enabled(3) advises half of the time.
+        let every = sd_notify::watchdog_enabled().map(|limit| limit / 2).filter(|half| !half.is_zero());
+        Self(every.map(|half| {
+            let mut interval = tokio::time::interval(half);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            interval
+        }))
+    }
+
+    /// Waits until systemd is to hear of us; for ever, if it does not want to.
+    async fn due(&mut self) {
+        match &mut self.0 {
+            Some(interval) => drop(interval.tick().await),
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// Gives the signals back to the kernel: from here on one ends the process at once.
@@ -114,8 +142,16 @@ fn second_signal_exits() {
     }
 }
 
+/// Tells systemd that a reload begins (`Type=notify-reload` waits for it, and for the end).
+fn notify_reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(e) => tracing::warn!(error = %e, "systemd was not told of the reload"),
+    }
+}
+
 /// Tells systemd, where it wants to know.
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
+fn notify(states: &[NotifyState<'_>]) {
     if let Err(e) = sd_notify::notify(states) {
         tracing::warn!(error = %e, "systemd was not told");
     }

@@ -58,6 +58,13 @@ impl Probes {
         }
     }
 
+    /// Whether one configuration probes otherwise than another.
+    pub(super) fn differ(one: &Config, other: &Config) -> bool {
+        let rhythm =
+            |c: &Config| (c.health.clone(), c.health.effective(c.gateway.handoff), c.gateway.handshake_port);
+        rhythm(one) != rhythm(other)
+    }
+
     /// Whether endpoints have to shake hands before they take their first connection.
     pub(super) fn shake_hands(&self) -> bool {
         self.kind == HealthKind::Handshake

@@ -1,5 +1,7 @@
 //! The targets of a running agent: which slot each has, and how they lie within each other. Pure.
 
+use std::collections::BTreeSet;
+
 use lunar_common::abi::{Attachment, MAX_TARGETS, nesting};
 
 use super::cgroup::Cgroup;
@@ -13,6 +15,17 @@ pub struct Target {
     pub cgroup: Cgroup,
     /// Its place in the maps.
     pub slot: u32,
+    /// Who wants it.
+    pub wish: Wish,
+}
+
+/// Who wants a target.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wish {
+    /// The configuration: a reload that no longer names it lets it go.
+    Configured,
+    /// A person, by `attach`: it stays until it is detached or the agent ends.
+    ByHand,
 }
 
 /// Why a target cannot be added.
@@ -35,7 +48,7 @@ pub enum AddError {
 }
 
 /// All targets.
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub struct TargetSet(Vec<Target>);
 
 impl TargetSet {
@@ -43,7 +56,13 @@ impl TargetSet {
     ///
     /// # Errors
     /// If cgroup or name are taken, or no slot is free.
-    pub fn add(&mut self, name: String, cgroup: Cgroup, slot: Option<u32>) -> Result<&Target, AddError> {
+    pub fn add(
+        &mut self,
+        name: String,
+        cgroup: Cgroup,
+        slot: Option<u32>,
+        wish: Wish,
+    ) -> Result<&Target, AddError> {
         if let Some(same) = self.0.iter().find(|t| t.cgroup.id == cgroup.id) {
             let path = cgroup.path.display().to_string();
             return Err(AddError::Duplicate { path, name: same.name.clone() });
@@ -57,8 +76,41 @@ impl TargetSet {
             .or_else(|| (0..MAX_TARGETS).find(|s| !taken(*s)))
             .ok_or(AddError::Full)?;
         let at = self.0.len();
-        self.0.push(Target { name, cgroup, slot });
+        self.0.push(Target { name, cgroup, slot, wish });
         Ok(&self.0[at])
+    }
+
+    /// The set that another configuration makes of this one: a cgroup that stays keeps its slot and with it its
+    /// counters, and what was attached by hand stays, unless the configuration names its cgroup or takes its name. A
+    /// slot that is left free is not given to another, since its programs still count there: both sets go together.
+    ///
+    /// # Errors
+    /// If the configuration names a cgroup twice, or no slot is free.
+    pub fn reconfigured(&self, wanted: Vec<(String, Cgroup)>) -> Result<Self, AddError> {
+        let slot_of = |cgroup: &Cgroup| self.0.iter().find(|t| t.cgroup.id == cgroup.id).map(|t| t.slot);
+        let taken: BTreeSet<u32> = self.0.iter().map(|t| t.slot).collect();
+        let mut free = (0..MAX_TARGETS).filter(|slot| !taken.contains(slot));
+        let mut new = Self::default();
+        for (name, cgroup) in wanted {
+            let slot = slot_of(&cgroup).or_else(|| free.next()).ok_or(AddError::Full)?;
+            new.add(name, cgroup, Some(slot), Wish::Configured)?;
+        }
+        for target in self.0.iter().filter(|t| t.wish == Wish::ByHand) {
+            if new.0.iter().all(|t| t.cgroup.id != target.cgroup.id && t.name != target.name) {
+                new.0.push(target.clone());
+            }
+        }
+        Ok(new)
+    }
+
+    /// The targets of this set whose cgroups are none of `other`'s.
+    pub fn without<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a Target> {
+        self.0.iter().filter(|t| other.0.iter().all(|o| o.cgroup.id != t.cgroup.id))
+    }
+
+    /// All of `new`, and of this set what is not in it: what is attached while the one takes the place of the other.
+    pub fn together_with(&self, new: &Self) -> Self {
+        Self(new.0.iter().chain(self.without(new)).cloned().collect())
     }
 
     /// Takes a target out, by name or by cgroup.
@@ -92,6 +144,10 @@ mod tests {
         Cgroup { path: path.into(), id }
     }
 
+    fn add(set: &mut TargetSet, name: &str, path: &str, id: u64, slot: Option<u32>) -> Result<u32, AddError> {
+        set.add(name.into(), cgroup(path, id), slot, Wish::Configured).map(|t| t.slot)
+    }
+
     fn nesting_of(set: &TargetSet, name: &str) -> u32 {
         set.attachment(set.iter().find(|t| t.name == name).expect("is there")).nesting
     }
@@ -99,16 +155,16 @@ mod tests {
     #[test]
     fn slots_are_kept_reused_and_never_shared() {
         let mut set = TargetSet::default();
-        assert_eq!(set.add("a".into(), cgroup("/a", 1), Some(7)).map(|t| t.slot), Ok(7));
-        assert_eq!(set.add("b".into(), cgroup("/b", 2), Some(7)).map(|t| t.slot), Ok(0));
-        assert!(matches!(set.add("c".into(), cgroup("/a", 1), None), Err(AddError::Duplicate { .. })));
-        assert!(matches!(set.add("b".into(), cgroup("/c", 3), None), Err(AddError::NameTaken(_))));
+        assert_eq!(add(&mut set, "a", "/a", 1, Some(7)), Ok(7));
+        assert_eq!(add(&mut set, "b", "/b", 2, Some(7)), Ok(0));
+        assert!(matches!(add(&mut set, "c", "/a", 1, None), Err(AddError::Duplicate { .. })));
+        assert!(matches!(add(&mut set, "b", "/c", 3, None), Err(AddError::NameTaken(_))));
         assert_eq!(set.remove(|t| t.name == "b").map(|t| t.slot), Some(0));
-        assert_eq!(set.add("c".into(), cgroup("/c", 3), None).map(|t| t.slot), Ok(0));
+        assert_eq!(add(&mut set, "c", "/c", 3, None), Ok(0));
         for n in 2..u64::from(MAX_TARGETS) {
-            set.add(format!("n{n}"), cgroup(&format!("/n{n}"), 100 + n), None).expect("there is room");
+            add(&mut set, &format!("n{n}"), &format!("/n{n}"), 100 + n, None).expect("there is room");
         }
-        assert_eq!(set.add("last".into(), cgroup("/last", 9999), None), Err(AddError::Full));
+        assert_eq!(add(&mut set, "last", "/last", 9999, None), Err(AddError::Full));
     }
 
     #[test]
@@ -117,11 +173,53 @@ mod tests {
         for (name, path, id) in
             [("out", "/x", 1), ("mid", "/x/y", 2), ("in", "/x/y/z", 3), ("other", "/xy", 4)]
         {
-            set.add(name.into(), cgroup(path, id), None).expect("there is room");
+            add(&mut set, name, path, id, None).expect("there is room");
         }
         assert_eq!(nesting_of(&set, "out"), nesting::HAS_INNER);
         assert_eq!(nesting_of(&set, "mid"), nesting::HAS_INNER | nesting::HAS_OUTER);
         assert_eq!(nesting_of(&set, "in"), nesting::HAS_OUTER);
         assert_eq!(nesting_of(&set, "other"), 0);
+    }
+
+    #[test]
+    fn a_reload_keeps_slots_and_what_was_attached_by_hand() {
+        let mut old = TargetSet::default();
+        add(&mut old, "stays", "/s", 1, None).expect("there is room");
+        add(&mut old, "goes", "/g", 2, None).expect("there is room");
+        old.add("hand".into(), cgroup("/h", 3), None, Wish::ByHand).expect("there is room");
+        old.add("both".into(), cgroup("/b", 4), None, Wish::ByHand).expect("there is room");
+        let wanted = [("renamed", "/s", 1), ("goes", "/g", 20), ("both", "/b", 4)];
+        let wanted = wanted.map(|(name, path, id)| (name.to_owned(), cgroup(path, id))).to_vec();
+        let new = old.reconfigured(wanted).expect("it is a good one");
+        let shown = |set: &TargetSet| {
+            set.iter().map(|t| (t.name.clone(), t.cgroup.id, t.slot, t.wish)).collect::<Vec<_>>()
+        };
+        let expected = [
+            ("renamed", 1, 0, Wish::Configured),
+            // A container made anew has the name and not the slot of the one before.
+            ("goes", 20, 4, Wish::Configured),
+            ("both", 4, 3, Wish::Configured),
+            ("hand", 3, 2, Wish::ByHand),
+        ]
+        .map(|(name, id, slot, wish)| (name.to_owned(), id, slot, wish));
+        assert_eq!(shown(&new), expected);
+        assert_eq!(old.without(&new).map(|t| t.cgroup.id).collect::<Vec<_>>(), [2]);
+        assert_eq!(new.without(&old).map(|t| t.cgroup.id).collect::<Vec<_>>(), [20]);
+        let together = old.together_with(&new);
+        assert_eq!(together.iter().map(|t| t.slot).collect::<Vec<_>>(), [0, 4, 3, 2, 1]);
+    }
+
+    #[test]
+    fn a_reload_that_names_a_cgroup_twice_or_too_many_is_refused() {
+        let set = TargetSet::default();
+        let twice = ["a", "b"].map(|name| (name.to_owned(), cgroup("/x", 1))).to_vec();
+        assert!(matches!(set.reconfigured(twice), Err(AddError::Duplicate { .. })));
+        let many = |first: u64, count: u64| {
+            (first..first + count)
+                .map(|n| (format!("n{n}"), cgroup(&format!("/n{n}"), n)))
+                .collect::<Vec<_>>()
+        };
+        let full = set.reconfigured(many(1, u64::from(MAX_TARGETS))).expect("there is room");
+        assert_eq!(full.reconfigured(many(5000, 1)).map(|_| ()), Err(AddError::Full));
     }
 }
