@@ -5,7 +5,7 @@ mod world;
 
 use std::time::Duration;
 
-use lunar_lab::{Child, Spawn};
+use lunar_lab::{Cgroup, Child, Spawn};
 use world::{SOON, World};
 
 /// Listens on 127.0.0.1:8000, beside others. Each line read starts a worker that holds the socket too and connects to a
@@ -31,8 +31,8 @@ for line in sys.stdin:
         os.wait()
 "#;
 
-fn master(world: &World) -> Child {
-    let spawn = Spawn::new("python3").args(["-c", MASTER]).netns(&world.host).cgroup(&world.app).with_stdin();
+fn master(world: &World, cgroup: &Cgroup) -> Child {
+    let spawn = Spawn::new("python3").args(["-c", MASTER]).netns(&world.host).cgroup(cgroup).with_stdin();
     let child = world.lab.spawn(spawn).unwrap();
     child.wait_for_line("listening", SOON).unwrap();
     child
@@ -48,7 +48,7 @@ fn after_two_looks() {
 fn a_worker_that_comes_later_is_exempt() {
     let world = World::new("worker");
     let _provider = world.providers(&["203.0.113.10:80"]);
-    let mut gateway = master(&world);
+    let mut gateway = master(&world, &world.app);
     let _agent = world.agent(&world.toml("proxy-protocol", &["127.0.0.1:8000"], ""));
     after_two_looks();
     gateway.send_line("fork").unwrap();
@@ -64,12 +64,45 @@ fn a_worker_that_comes_later_is_exempt() {
 fn a_second_listener_takes_over_from_the_first() {
     let world = World::new("reload");
     let _provider = world.providers(&["203.0.113.10:80"]);
-    let mut old = master(&world);
+    let mut old = master(&world, &world.app);
     let _agent = world.agent(&world.toml("proxy-protocol", &["127.0.0.1:8000"], ""));
-    let _new = master(&world);
+    let _new = master(&world, &world.app);
     after_two_looks();
     old.kill().unwrap();
     let result = world.client_in(&world.app, &["connects", "--to", "203.0.113.10:80", "--count", "20"]);
     assert_eq!(result["ok"], 20, "{result}");
     assert_eq!((world.verdict("redirected"), world.verdict("no_listener")), (20, 0));
+}
+
+/// The kernel notices who begins to listen: no reload, and no restart, is met by "no listener" until the agent looks
+/// again.
+#[test]
+fn a_listener_is_noticed_before_the_agent_looks() {
+    for handoff in ["proxy-protocol", "original-dst"] {
+        let world = World::new("noticed");
+        let _provider = world.providers(&["203.0.113.10:80"]);
+        let mut gateway = master(&world, &world.gw);
+        let _agent = world.agent(&world.toml(handoff, &["127.0.0.1:8000"], ""));
+        let connects = |count: &str| {
+            let result = world.client(&["connects", "--to", "203.0.113.10:80", "--count", count]);
+            assert_eq!(result["failed"], serde_json::json!({}), "{result}");
+        };
+        for _ in 0..8 {
+            // A reload: the new one listens beside the old one, which is gone at once.
+            let new = master(&world, &world.gw);
+            gateway.kill().unwrap();
+            gateway = new;
+            connects("5");
+        }
+        assert_eq!((world.verdict("redirected"), world.verdict("no_listener")), (40, 0), "{handoff}");
+        for round in 1..=4 {
+            // A restart: in between nobody listens.
+            gateway.kill().unwrap();
+            connects("1");
+            gateway = master(&world, &world.gw);
+            connects("5");
+            assert_eq!(world.verdict("no_listener"), round, "{handoff}");
+        }
+        assert_eq!(world.verdict("redirected"), 60, "{handoff}");
+    }
 }

@@ -121,8 +121,10 @@ pub struct Control {
     pub unready: u32,
     /// Slots of the sockhash that are taken or promised.
     pub reserved: i64,
+    /// Cookie of the network namespace of the agent, in which local endpoints are; 0 before the first agent.
+    pub home: u64,
     /// Always zero.
-    pub pad: [u64; 5],
+    pub pad: [u64; 4],
 }
 
 /// What one configuration says, as far as the kernel needs it.

@@ -112,6 +112,14 @@ impl Address {
         }
     }
 
+    /// Whether a socket that listens on this address takes connections to `endpoint`: its own, or any of a family that
+    /// includes it, as an unspecified IPv6 one does with IPv4 unless it is `v6_only`.
+    #[inline(always)]
+    pub fn takes(self, endpoint: Self, v6_only: bool) -> bool {
+        self == endpoint
+            || self.is_unspecified() && (self.is_v4() == endpoint.is_v4() || !self.is_v4() && !v6_only)
+    }
+
     /// Whether no address is set: `0.0.0.0` or `::`.
     #[inline(always)]
     pub const fn is_unspecified(self) -> bool {
@@ -201,6 +209,22 @@ mod tests {
             let address = Address::from(text.parse::<IpAddr>().unwrap());
             assert_eq!(address.is_loopback(), loopback, "{text}");
             assert_eq!(address.is_unspecified(), unspecified, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_listener_takes_its_address_and_a_wildcard_its_families() {
+        for (local, endpoint, dual, v6_only) in [
+            ("203.0.113.9", "203.0.113.9", true, true),
+            ("203.0.113.9", "203.0.113.8", false, false),
+            ("0.0.0.0", "127.0.0.1", true, true),
+            ("0.0.0.0", "::1", false, false),
+            ("::", "::1", true, true),
+            ("::", "127.0.0.1", true, false),
+            ("::1", "127.0.0.1", false, false),
+        ] {
+            let [l, e] = [local, endpoint].map(|text| Address::from(text.parse::<IpAddr>().unwrap()));
+            assert_eq!((l.takes(e, false), l.takes(e, true)), (dual, v6_only), "{local} {endpoint}");
         }
     }
 

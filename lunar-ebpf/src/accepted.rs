@@ -5,7 +5,6 @@
 //! the same address and port that was not redirected finds none.
 
 use aya_ebpf::{
-    bindings::BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
     helpers::bpf_ktime_get_ns,
     programs::{SockOpsContext, SockoptContext},
 };
@@ -29,9 +28,6 @@ const INET6: u32 = 10;
 /// A connection has been accepted on the gateway's cgroup.
 #[inline(always)]
 pub fn take(ctx: &SockOpsContext) {
-    if ctx.op() != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB {
-        return;
-    }
     let sk = context::ops_sk(ctx);
     if sk.is_null() {
         return;

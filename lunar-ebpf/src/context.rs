@@ -184,6 +184,12 @@ fn flags(sk: *mut bpf_sock) -> Option<u8> {
     }
 }
 
+/// Whether a socket takes IPv6 only; where that cannot be read, it may.
+#[inline(always)]
+pub fn v6_only(sk: *mut bpf_sock) -> bool {
+    flags(sk).is_none_or(|flags| flags & IPV6ONLY_BIT != 0)
+}
+
 /// Both ends of a TCP connection and its network namespace.
 pub struct Ends {
     /// This socket's.

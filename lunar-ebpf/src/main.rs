@@ -19,10 +19,12 @@ mod count;
 mod facts;
 mod handshake;
 mod header;
+mod listening;
 mod maps;
 mod peer;
 
 use aya_ebpf::{
+    bindings::{BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_TCP_LISTEN_CB},
     macros::{cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sk_msg, sock_ops},
     programs::{SkMsgContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext},
 };
@@ -72,10 +74,15 @@ pub fn sock_release(ctx: SockContext) -> i32 {
     ALLOW
 }
 
-/// On the gateway's cgroup: takes over the original destination when a redirected connection is accepted.
+/// On the gateway's cgroup: takes over the original destination when a redirected connection is accepted, and shows the
+/// socket that begins to listen to the verdict.
 #[sock_ops]
 pub fn accepted(ctx: SockOpsContext) -> u32 {
-    accepted::take(&ctx);
+    match ctx.op() {
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted::take(&ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => listening::show(&ctx),
+        _ => {}
+    }
     ALLOW as u32
 }
 

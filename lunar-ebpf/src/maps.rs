@@ -6,14 +6,17 @@
 )]
 
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, BPF_SK_STORAGE_GET_F_CREATE},
+    bindings::{BPF_F_MMAPABLE, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE},
     btf_maps::SkStorage,
     helpers::{
         bpf_ktime_get_coarse_ns,
-        generated::{bpf_map_delete_elem, bpf_map_lookup_elem, bpf_sk_release, bpf_sk_storage_get},
+        generated::{
+            bpf_map_delete_elem, bpf_map_lookup_elem, bpf_sk_release, bpf_sk_storage_get, bpf_sock_map_update,
+        },
     },
     macros::{btf_map, map},
     maps::{Array, CgroupStorage, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash, SockMap},
+    programs::SockOpsContext,
 };
 use lunar_common::{
     abi::{
@@ -182,5 +185,19 @@ pub fn listener(place: u32) -> bool {
         }
         bpf_sk_release(sk);
         true
+    }
+}
+
+/// Puts the socket of a `sock_ops` call in a place of the listeners, if that is free; says whether it was.
+#[inline(always)]
+pub fn show_listener(ctx: &SockOpsContext, mut place: u32) -> bool {
+    // SAFETY: the context is the one this program was called with, and the key lies on this stack.
+    unsafe {
+        bpf_sock_map_update(
+            ctx.ops,
+            (&raw const LISTENERS).cast_mut().cast(),
+            (&raw mut place).cast(),
+            BPF_NOEXIST.into(),
+        ) == 0
     }
 }

@@ -28,10 +28,11 @@ use crate::{
     control::{Answer, Request, server, status},
     gateway::endpoint::{Endpoint, Resolution},
     kernel::{
-        events,
+        KernelError, events,
         features::{self, Capabilities},
         generation::Generation,
         layout::text,
+        netns_cookie,
         pins::{Lock, Pins},
         state::State,
     },
@@ -53,6 +54,8 @@ pub(super) struct Agent {
     listener: Option<UnixListener>,
     pub(super) capabilities: Capabilities,
     pub(super) own_addresses: BTreeSet<IpAddr>,
+    /// Cookie of the agent's network namespace.
+    pub(super) home: u64,
     pub(super) state: State,
     pub(super) generation: Generation,
     kernel_log: Option<AbortHandle>,
@@ -91,10 +94,11 @@ pub(super) fn targets_of(config: &Config) -> Result<Vec<(String, Cgroup)>, Daemo
 impl Agent {
     /// Takes over what is pinned, or begins from nothing.
     pub(super) async fn start(config: Arc<Config>, reloads: Reloads) -> Result<Self, DaemonError> {
-        let capabilities = features::check().map_err(crate::kernel::KernelError::from)?;
+        let capabilities = features::check().map_err(KernelError::from)?;
         // All that a person may have got wrong is looked at before anything is touched.
         let wanted = targets_of(&config)?;
         let own_addresses = settings::own_addresses().map_err(DaemonError::OwnAddresses)?;
+        let home = netns_cookie().map_err(KernelError::sys("identify", "the network namespace"))?;
 
         let pins = Pins::new(&config.paths.pins);
         pins.prepare()?;
@@ -122,6 +126,7 @@ impl Agent {
             listener: Some(listener),
             capabilities,
             own_addresses,
+            home,
             generation,
             kernel_log: None,
             targets,
@@ -133,6 +138,7 @@ impl Agent {
             next_beat: now,
             next_watch: now,
         };
+        agent.state.breaker.set_home(home);
         let given_away = agent.prepare_endpoints(&held)?;
         agent.trust_fresh_probes()?;
         agent.watch_gateways();

@@ -18,7 +18,6 @@ use crate::{
     kernel::{
         KernelError,
         layout::{put_text, text},
-        netns_cookie,
         state::State,
     },
 };
@@ -254,10 +253,7 @@ impl Agent {
         entry.address = address;
         entry.family = address.address.family();
         // 0 would let any namespace connect to a loopback that is not the gateway's.
-        entry.netns = match address.address.is_loopback() {
-            true => netns_cookie().map_err(KernelError::sys("identify", "the network namespace"))?,
-            false => 0,
-        };
+        entry.netns = if address.address.is_loopback() { self.home } else { 0 };
         entry.name_len = put_text(&mut entry.name, &endpoint.name);
         self.state.set_endpoint(endpoint.slot, entry)
     }

@@ -19,11 +19,9 @@ use crate::{
     kernel::{
         KernelError,
         attach::{self, Owner},
-        generation::Generation,
-        pins::Pins,
-        state::State,
+        program::Program,
     },
-    targets::cgroup::Cgroup,
+    targets::cgroup::{Cgroup, CgroupError},
 };
 
 /// What is known of the gateway's processes. What is known of an endpoint is known of its address: another may get its
@@ -41,7 +39,7 @@ pub(super) struct Gateways {
     /// By endpoint where nobody is seen to listen: a probe that ended well after this began after the last listener had
     /// gone.
     pub(super) unseen: HashMap<SocketAddr, KtimeNs>,
-    /// By cgroup id: where the original destination is answered.
+    /// By cgroup id: where the original destination is answered, or new listeners are noticed.
     pub(super) answering: HashMap<u64, Cgroup>,
     /// By endpoint: why it would not be told the original destination.
     untold: HashMap<SocketAddr, String>,
@@ -114,25 +112,20 @@ impl Gateways {
         self.unshaken.retain(|address, _| endpoints.contains(address));
         self.handshaken.retain(|address| endpoints.contains(address));
     }
+}
 
-    /// Swaps the programs of a new generation in.
-    pub(super) fn reattach(
-        &self,
-        pins: &Pins,
-        state: &mut State,
-        generation: &Generation,
-    ) -> Result<(), KernelError> {
-        self.answering.values().try_for_each(|c| attach_gateway(pins, state, generation, c))
+/// What is attached to a gateway's cgroup.
+const fn programs(handoff: Handoff) -> &'static [Program] {
+    match handoff {
+        Handoff::OriginalDst => &Program::GATEWAY,
+        _ => &Program::LISTENING,
     }
 }
 
-fn attach_gateway(
-    pins: &Pins,
-    state: &mut State,
-    generation: &Generation,
-    cgroup: &Cgroup,
-) -> Result<(), KernelError> {
-    attach::attach(pins, state, generation, Owner::Gateway(cgroup.id), cgroup, Attachment::default())
+/// The cgroups of those who hold the sockets, each once for each process.
+fn cgroups_of(held: &[Held]) -> impl Iterator<Item = Result<Cgroup, CgroupError>> {
+    let pids: BTreeSet<u32> = held.iter().map(|h| h.pid).collect();
+    pids.into_iter().map(Cgroup::of_process)
 }
 
 impl Agent {
@@ -141,7 +134,7 @@ impl Agent {
         self.forget_dead_cgroups();
         self.forget_departed();
         for endpoint in self.endpoints.clone() {
-            if let Err(e) = self.watch_endpoint(&endpoint) {
+            if let Err(e) = self.follow_endpoint(&endpoint) {
                 tracing::error!(endpoint = %endpoint.address, error = %e, "the gateway's processes cannot be followed");
             }
         }
@@ -149,7 +142,20 @@ impl Agent {
         self.write_unready();
     }
 
-    fn watch_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), KernelError> {
+    /// Looks again while the kernel was shown other listeners than there are now: one that began to listen after the
+    /// look, and was noticed by the kernel, has been put out of its place again.
+    fn follow_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), KernelError> {
+        const LOOKS: u32 = 4;
+        for _ in 0..LOOKS {
+            if !self.watch_endpoint(endpoint)? || !self.has_other_listeners(endpoint.address) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the kernel's knowledge of one endpoint up to date; says whether it was shown other listeners.
+    fn watch_endpoint(&mut self, endpoint: &Endpoint) -> Result<bool, KernelError> {
         let local = is_here(endpoint.address.ip(), &self.own_addresses);
         let held = if local { self.look_for_listeners(endpoint) } else { Vec::new() };
         // Before the kernel hears of a new listener: no connection may get there whose destination nobody tells.
@@ -160,6 +166,7 @@ impl Agent {
             // As a handoff before a reload or restart may have left it.
             self.gateways.untold.remove(&endpoint.address);
             self.flag_endpoint(endpoint.slot, flags::RECORD, false)?;
+            self.attend_where_it_listens(&held);
         }
         self.show_listeners(endpoint, local, held)
     }
@@ -229,12 +236,20 @@ impl Agent {
         if held.is_empty() {
             return Err(self.why_nobody(endpoint).to_owned());
         }
-        let pids: BTreeSet<u32> = held.iter().map(|h| h.pid).collect();
-        let cgroups: Vec<Cgroup> = pids
-            .into_iter()
-            .map(|pid| Cgroup::of_process(pid).map_err(|e| format!("the listening process: {e}")))
+        let cgroups: Vec<Cgroup> = cgroups_of(held)
+            .map(|found| found.map_err(|e| format!("the listening process: {e}")))
             .collect::<Result<_, _>>()?;
         cgroups.into_iter().try_for_each(|c| self.answer_in(c))
+    }
+
+    /// Has the kernel notice at once when a gateway that needs no more than that begins to listen. Where it cannot (the
+    /// root cgroup), the agent's next look does.
+    fn attend_where_it_listens(&mut self, held: &[Held]) {
+        for cgroup in cgroups_of(held).filter_map(Result::ok) {
+            if let Err(reason) = self.answer_in(cgroup) {
+                tracing::debug!(reason, "new listeners are noticed only once a second");
+            }
+        }
     }
 
     fn why_nobody(&self, endpoint: SocketAddr) -> &'static str {
@@ -250,15 +265,35 @@ impl Agent {
         }
     }
 
-    /// Attaches the programs that answer `SO_ORIGINAL_DST` to a cgroup of the gateway.
+    /// Attaches the gateway's programs to one of its cgroups.
     fn answer_in(&mut self, cgroup: Cgroup) -> Result<(), String> {
         if self.gateways.answering.contains_key(&cgroup.id) {
             return Ok(());
         }
-        attach_gateway(&self.pins, &mut self.state, &self.generation, &cgroup).map_err(|e| e.to_string())?;
-        tracing::info!(cgroup = %cgroup.path.display(), "original destinations are answered");
+        self.attach_gateway(&cgroup).map_err(|e| e.to_string())?;
+        if self.config.gateway.handoff == Handoff::OriginalDst {
+            tracing::info!(cgroup = %cgroup.path.display(), "original destinations are answered");
+        }
         self.gateways.answering.insert(cgroup.id, cgroup);
         Ok(())
+    }
+
+    fn attach_gateway(&mut self, cgroup: &Cgroup) -> Result<(), KernelError> {
+        attach::attach(
+            &self.pins,
+            &mut self.state,
+            &self.generation,
+            Owner::Gateway(cgroup.id),
+            programs(self.config.gateway.handoff),
+            cgroup,
+            Attachment::default(),
+        )
+    }
+
+    /// Swaps the programs of a new generation in on the gateway's cgroups.
+    pub(super) fn reattach_gateways(&mut self) -> Result<(), KernelError> {
+        let cgroups: Vec<Cgroup> = self.gateways.answering.values().cloned().collect();
+        cgroups.iter().try_for_each(|cgroup| self.attach_gateway(cgroup))
     }
 
     /// Looks anew where original destinations are to be answered, and ends it elsewhere.

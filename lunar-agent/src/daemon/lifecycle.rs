@@ -11,6 +11,7 @@ use crate::{
         KernelError,
         attach::{self, Owner},
         layout::put_text,
+        program::Program,
     },
     targets::{
         cgroup::{Cgroup, CgroupError},
@@ -85,8 +86,15 @@ impl Agent {
         let before = self.state.target(target.slot)?;
         self.state.set_target(target.slot, Some(entry))?;
         let owner = Owner::Target(target.slot);
-        let attached =
-            attach::attach(&self.pins, &mut self.state, &self.generation, owner, &target.cgroup, attachment);
+        let attached = attach::attach(
+            &self.pins,
+            &mut self.state,
+            &self.generation,
+            owner,
+            &Program::TARGET,
+            &target.cgroup,
+            attachment,
+        );
         if let Err(e) = attached {
             // What was attached before still is.
             self.state.set_target(target.slot, before)?;

@@ -30,9 +30,8 @@ impl Agent {
     pub(super) fn look_for_listeners(&mut self, endpoint: &Endpoint) -> Vec<Held> {
         let address = endpoint.address;
         let mut held = self.gateways.held.get(&address).cloned().unwrap_or_default();
-        let known: BTreeSet<u64> = held.iter().map(|h| h.inode).collect();
         // A reload may bring a socket of its own before the old one closes (SO_REUSEPORT).
-        let changed = listener::listening(address).is_ok_and(|now| now != known);
+        let changed = self.has_other_listeners(address);
         if held.is_empty() || changed || !held.iter().all(Held::stands) {
             let found = listener::find(address).unwrap_or_else(|e| {
                 tracing::debug!(endpoint = %address, error = %e, "the kernel does not tell who listens");
@@ -61,18 +60,28 @@ impl Agent {
         held
     }
 
-    /// Tells the kernel of the sockets that listen at an endpoint, and whether they say all.
+    /// Whether others listen at an endpoint than those that are known.
+    pub(super) fn has_other_listeners(&self, endpoint: SocketAddr) -> bool {
+        let held = self.gateways.held.get(&endpoint);
+        let known: BTreeSet<u64> = held.into_iter().flatten().map(|h| h.inode).collect();
+        listener::listening(endpoint).is_ok_and(|now| now != known)
+    }
+
+    /// Tells the kernel of the sockets that listen at an endpoint, and whether they say all. Returns whether these are
+    /// others than before.
     pub(super) fn show_listeners(
         &mut self,
         endpoint: &Endpoint,
         local: bool,
         held: Vec<Held>,
-    ) -> Result<(), KernelError> {
+    ) -> Result<bool, KernelError> {
         let (slot, address) = (endpoint.slot, endpoint.address);
         let watched = local && self.is_watched(endpoint, &held);
         // At first sight the places may hold what an agent before this one left there.
         let first = !self.gateways.shown.contains_key(&slot);
-        if first || self.gateways.held.get(&address).map_or(!held.is_empty(), |before| *before != held) {
+        let other =
+            first || self.gateways.held.get(&address).map_or(!held.is_empty(), |before| *before != held);
+        if other {
             self.gateways.shown.insert(slot, address);
             self.gateways.held.insert(address, held.clone());
             match self.offer_listeners(slot, &held) {
@@ -84,7 +93,8 @@ impl Agent {
             }
         }
         let watched = watched && !self.gateways.unwatchable.contains(&address);
-        self.flag_endpoint(slot, flags::LOCAL, watched)
+        self.flag_endpoint(slot, flags::LOCAL, watched)?;
+        Ok(other)
     }
 
     /// The sockets cannot be shown to the kernel (an MPTCP one, or `pidfd_getfd` is denied): a listener that dies is noticed

@@ -118,7 +118,7 @@ impl Agent {
             tracing::info!(target = target.name, cgroup = %target.cgroup.path.display(), "attached");
             self.beat();
         }
-        self.gateways.reattach(&self.pins, &mut self.state, &self.generation)?;
+        self.reattach_gateways()?;
         self.generation.publish(&self.pins)?;
         self.open_endpoints(&given_away)?;
         self.state.forget_syns()?;
@@ -161,7 +161,7 @@ impl Agent {
         for target in targets {
             self.attach(&target, self.targets.attachment(&target)).unwrap_or_else(say);
         }
-        self.gateways.reattach(&self.pins, &mut self.state, &self.generation).unwrap_or_else(say);
+        self.reattach_gateways().unwrap_or_else(say);
         self.generation.publish(&self.pins).unwrap_or_else(say);
         self.write_unready();
     }

@@ -47,6 +47,7 @@ impl Owner {
         }
     }
 
+    /// All that may be attached for it.
     const fn programs(self) -> &'static [Program] {
         match self {
             Self::Target(_) => &Program::TARGET,
@@ -57,7 +58,7 @@ impl Owner {
 
 /// Attaches the generation's programs to a cgroup, or swaps them in where older ones are attached: at no moment is
 /// there none. What of an attachment was made before it failed is taken back; where a program was already, it or the
-/// generation's stays.
+/// generation's stays. Others of the owner's are detached.
 ///
 /// # Errors
 /// What the kernel refused.
@@ -66,13 +67,14 @@ pub fn attach(
     state: &mut State,
     generation: &Generation,
     owner: Owner,
+    programs: &[Program],
     cgroup: &Cgroup,
     attachment: Attachment,
 ) -> Result<(), KernelError> {
     let dir =
         File::open(&cgroup.path).map_err(KernelError::sys("open", cgroup.path.display().to_string()))?;
     let mut made = Vec::new();
-    for program in owner.programs() {
+    for program in programs {
         let path = pins.link(&owner.name(), program.name());
         let attached = attach_one(state, generation, cgroup, &dir, *program, &path, attachment, &mut made);
         if let Err(e) = attached {
@@ -84,7 +86,8 @@ pub fn attach(
             return Err(e);
         }
     }
-    Ok(())
+    let mut others = owner.programs().iter().filter(|p| !programs.contains(p));
+    others.try_for_each(|p| pins::remove_file(&pins.link(&owner.name(), p.name())))
 }
 
 #[expect(clippy::too_many_arguments, reason = "one step of `attach`, with its arguments")]

@@ -97,6 +97,12 @@ impl Breaker {
             .store(count, Ordering::Release);
     }
 
+    /// Says in which network namespace, by its cookie, local endpoints are.
+    pub fn set_home(&self, netns: u64) {
+        // SAFETY: as in `control_u32`.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.control.ptr(0)).home) }.store(netns, Ordering::Release);
+    }
+
     /// The failsafe's word of an endpoint slot.
     pub fn word(&self, slot: u32) -> WordCell<'_> {
         // SAFETY: in the mapping, aligned, as long as `self`; the kernel's programs access it as one, atomically.

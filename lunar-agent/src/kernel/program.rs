@@ -37,8 +37,12 @@ impl Program {
         Self::Connect6,
     ];
 
-    /// What the gateway's cgroup gets.
+    /// What a gateway's cgroup gets where it asks for original destinations.
     pub const GATEWAY: [Self; 2] = [Self::OriginalDst, Self::Accepted];
+
+    /// What it gets where only its sockets that begin to listen are of interest: `getsockopt` programs make every
+    /// such call of the cgroup dearer.
+    pub const LISTENING: [Self; 1] = [Self::Accepted];
 
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
