@@ -41,6 +41,26 @@ fn unprobed(world: &World) -> String {
     world.toml("original-dst", &[ENDPOINT], more).replace("interval = \"200ms\"", "interval = \"60s\"")
 }
 
+/// Whoever connects to the gateway itself is there already. Redirected, its connection would come with the gateway as its
+/// destination.
+#[test]
+fn connects_to_the_gateway_itself_are_left_alone_also_where_the_allow_list_names_it() {
+    let (world, _provider) = world("itself");
+    let gateway = gateway(&world);
+    let _agent = world.agent(&world.toml(
+        "original-dst",
+        &[ENDPOINT],
+        "[policy]\nallow = [\"127.0.0.0/8\", \"203.0.113.0/24\"]\nports = [80, 8000]",
+    ));
+    let ((), seen) = world.counted("app", || {
+        let result = world.client(&["connects", "--to", ENDPOINT, "--count", "4"]);
+        assert_eq!(result["ok"], 4, "{result}");
+    });
+    assert_eq!(seen, counts([("policy", 4)]));
+    world.redirects(PROVIDER, 3, &[]);
+    assert_eq!(forwarded(&gateway), 3);
+}
+
 /// A gateway in the target, or below it, is a process like any other there; its own connects must not come back to it.
 #[test]
 fn a_gateway_inside_the_target_is_exempt() {

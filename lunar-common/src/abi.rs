@@ -108,7 +108,8 @@ pub mod maps {
     ];
 }
 
-/// What the agent and a person change while the programs run. Each field is read and written as one.
+/// What the agent and a person change while the programs run. Each field is read and written as one. The first two are
+/// in the same place in every version: a bypass survives also an agent of another.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Control {

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
+    os::fd::OwnedFd,
     sync::Arc,
     time::Duration,
 };
@@ -34,6 +35,7 @@ use crate::{
         layout::text,
         netns_cookie,
         pins::{Lock, Pins},
+        predecessor::Predecessor,
         state::State,
     },
     targets::{TargetSpec, cgroup::Cgroup, set::TargetSet},
@@ -44,6 +46,10 @@ pub const MARK: u32 = 0x4c75_6e72;
 
 /// From one look at gateway and targets to the next.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// How long after the last SYN of an agent of another version could be answered its gateway may take to ask for the
+/// original destination.
+const HANDED_OVER: Duration = Duration::from_secs(1);
 
 /// Everything the daemon owns.
 pub(super) struct Agent {
@@ -69,6 +75,10 @@ pub(super) struct Agent {
     started: Instant,
     next_beat: Instant,
     next_watch: Instant,
+    /// An agent of another version whose connections are still under way, and until when.
+    predecessor: Option<(Predecessor, Instant)>,
+    /// Its sockets that wait to send their PROXY header.
+    waiting_sockets: Vec<OwnedFd>,
 }
 
 /// A thing that ended in the background.
@@ -101,12 +111,21 @@ impl Agent {
         let home = netns_cookie().map_err(KernelError::sys("identify", "the network namespace"))?;
 
         let pins = Pins::new(&config.paths.pins);
-        pins.prepare()?;
+        pins.prepare_root()?;
         let lock = pins.lock()?;
         // Before anything is attached: an agent that cannot be asked is not to be.
         let socket = &config.paths.socket;
         let listener =
             server::listen(socket).map_err(|source| DaemonError::Socket { path: socket.clone(), source })?;
+        let predecessor = Predecessor::find(&pins)?;
+        if let Some(predecessor) = &predecessor {
+            let pins = predecessor.describe();
+            tracing::warn!(
+                pins,
+                "pins of another version: their targets are taken over, counters and failsafe begin anew"
+            );
+        }
+        pins.prepare()?;
         let before = if pins.exist() { State::open(&pins).ok() } else { None };
         let (lookups, held, endpoints) = endpoints::first(&config, before.as_ref()).await?;
         drop(before);
@@ -137,8 +156,13 @@ impl Agent {
             started: now,
             next_beat: now,
             next_watch: now,
+            predecessor: None,
+            waiting_sockets: Vec::new(),
         };
         agent.state.breaker.set_home(home);
+        if predecessor.as_ref().is_some_and(Predecessor::forced) {
+            agent.state.breaker.force(true);
+        }
         let given_away = agent.prepare_endpoints(&held)?;
         agent.trust_fresh_probes()?;
         agent.watch_gateways();
@@ -147,6 +171,9 @@ impl Agent {
         agent.take_over(wanted)?;
         agent.open_endpoints(&given_away)?;
         agent.beat();
+        if let Some(predecessor) = predecessor {
+            agent.succeed(predecessor)?;
+        }
         Ok(agent)
     }
 
@@ -191,7 +218,13 @@ impl Agent {
     /// When there is something to do even if nothing happens.
     pub(super) fn next_wake(&self) -> Instant {
         let probe = self.probes.next(&self.endpoints, |slot| self.state.breaker.word(slot).load());
-        [self.next_beat, self.next_watch].into_iter().chain(probe).min().unwrap_or(self.next_beat)
+        let predecessor = self.predecessor.as_ref().map(|(_, until)| *until);
+        [self.next_beat, self.next_watch]
+            .into_iter()
+            .chain(probe)
+            .chain(predecessor)
+            .min()
+            .unwrap_or(self.next_beat)
     }
 
     /// Does what is due.
@@ -201,11 +234,35 @@ impl Agent {
             self.beat();
         }
         self.probes.begin_due(&self.endpoints, |slot| self.state.breaker.word(slot).load());
+        if let Some((predecessor, _)) = self.predecessor.take_if(|(_, until)| now >= *until) {
+            self.forget_predecessor(predecessor);
+        }
         if now >= self.next_watch {
             self.next_watch = now + WATCH_EVERY;
             self.watch_gateways();
             self.watch_targets();
             self.watch_addresses();
+        }
+    }
+
+    /// Ends the verdicts of an agent of another version, and lets its connections that are under way come through.
+    fn succeed(&mut self, predecessor: Predecessor) -> Result<(), KernelError> {
+        predecessor.end_verdicts()?;
+        let until = Instant::now() + self.config.gateway.connect_timeout + HANDED_OVER;
+        self.predecessor = Some((predecessor, until));
+        Ok(())
+    }
+
+    fn forget_predecessor(&mut self, predecessor: Predecessor) {
+        let pins = predecessor.describe();
+        match predecessor.remove() {
+            Ok(waiting) => {
+                self.waiting_sockets = waiting;
+                tracing::info!(pins, "pins of another version removed");
+            }
+            Err(e) => {
+                tracing::error!(pins, error = %e, "pins of another version remain until the next start")
+            }
         }
     }
 

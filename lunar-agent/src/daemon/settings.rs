@@ -12,6 +12,7 @@ use crate::{
     gateway::endpoint::Endpoint,
     kernel::layout::{span, syn_bound},
     policy::{
+        PolicyEntry,
         compile::{self, Rules, Tables},
         internal::INTERNAL,
     },
@@ -55,13 +56,12 @@ pub(super) fn tables(
     // Only the `lunar` handoff, whose relay reads plain HTTP, leaves TLS alone.
     let tls_direct = config.gateway.handoff == Handoff::Lunar;
     let policy = &config.policy;
-    let rules = Rules {
-        allow: &policy.allow,
-        block: &policy.block,
-        ports: &policy.ports,
-        tls_direct,
-        internal: &internal,
-    };
+    // Whoever connects to the gateway itself is there already; redirected, it would be told to connect to itself.
+    let gateway =
+        endpoints.iter().map(|e| PolicyEntry { net: e.address.ip().into(), port: Some(e.address.port()) });
+    let block: Vec<PolicyEntry> = policy.block.iter().copied().chain(gateway).collect();
+    let rules =
+        Rules { allow: &policy.allow, block: &block, ports: &policy.ports, tls_direct, internal: &internal };
     Ok(compile::compile(&rules)?)
 }
 

@@ -7,6 +7,7 @@ pub mod features;
 pub mod generation;
 pub mod layout;
 pub mod pins;
+pub mod predecessor;
 pub mod program;
 pub mod state;
 mod sys;
@@ -50,7 +51,7 @@ pub enum KernelError {
     /// A pinned map is not what this version makes.
     #[error(
         "the pinned map {path} has {found}, this version needs {expected}: pins of another version; \
-         run `lunar-agent cleanup` (traffic goes direct), then start again"
+         start the agent of this version, which takes their place, or run `lunar-agent cleanup` (traffic goes direct)"
     )]
     Abi {
         /// The pin.
@@ -59,15 +60,6 @@ pub enum KernelError {
         found: String,
         /// What it should be.
         expected: String,
-    },
-    /// Pins of another ABI version exist.
-    #[error(
-        "{path} holds pins of another version of lunar-agent: run its `cleanup`, or this one's, \
-         then start again"
-    )]
-    OtherVersion {
-        /// The folder.
-        path: PathBuf,
     },
     /// Nothing is pinned.
     #[error("nothing is pinned at {0}: no agent has run here, or its pins were removed")]

@@ -19,6 +19,8 @@ use super::{KernelError, features::Missing, sys};
 
 /// Where bpffs belongs on any machine.
 const BPFFS: &str = "/sys/fs/bpf";
+/// End of the name of a folder whose pins could not be used.
+const ASIDE: &str = "_aside";
 
 /// The pins below one root.
 #[derive(Clone, Debug)]
@@ -57,24 +59,23 @@ impl Pins {
         self.map(abi::maps::CONTROL).exists()
     }
 
-    /// Makes the folders; mounts bpffs where it belongs and is missing.
+    /// Makes the root, for [`Pins::lock`]; mounts bpffs where it belongs and is missing.
     ///
     /// # Errors
-    /// If the root is not on bpffs and may not be, or holds pins of another version.
-    pub fn prepare(&self) -> Result<(), KernelError> {
+    /// If the root is not on bpffs and may not be.
+    pub fn prepare_root(&self) -> Result<(), KernelError> {
         self.ensure_bpffs()?;
-        if let Some(path) = self.other_versions()?.into_iter().next() {
-            return Err(KernelError::OtherVersion { path });
-        }
-        for dir in [self.root.clone(), self.base.clone(), self.base.join("maps"), self.base.join("links")] {
-            let made = DirBuilder::new().mode(0o700).recursive(false).create(&dir);
-            if let Err(e) = made
-                && e.kind() != io::ErrorKind::AlreadyExists
-            {
-                return Err(KernelError::sys("create", dir.display().to_string())(e));
-            }
-        }
-        Ok(())
+        make_dir(&self.root)
+    }
+
+    /// Makes the folders of this version.
+    ///
+    /// # Errors
+    /// If one cannot be made.
+    pub fn prepare(&self) -> Result<(), KernelError> {
+        [self.base.clone(), self.base.join("maps"), self.base.join("links")]
+            .iter()
+            .try_for_each(|d| make_dir(d))
     }
 
     fn ensure_bpffs(&self) -> Result<(), KernelError> {
@@ -94,8 +95,13 @@ impl Pins {
         Ok(())
     }
 
+    /// Where pins of this version's name go that it cannot use.
+    pub(super) fn aside(&self) -> PathBuf {
+        self.root.join(format!("v{}{ASIDE}", abi::VERSION))
+    }
+
     /// Folders of other ABI versions.
-    fn other_versions(&self) -> Result<Vec<PathBuf>, KernelError> {
+    pub(super) fn other_versions(&self) -> Result<Vec<PathBuf>, KernelError> {
         Ok(self.versions()?.into_iter().filter(|p| *p != self.base).collect())
     }
 
@@ -103,7 +109,8 @@ impl Pins {
     fn versions(&self) -> Result<Vec<PathBuf>, KernelError> {
         let ours = |path: &PathBuf| {
             let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-            name.strip_prefix('v').is_some_and(|n| n.parse::<u32>().is_ok())
+            let version = name.strip_prefix('v').map(|n| n.strip_suffix(ASIDE).unwrap_or(n));
+            version.is_some_and(|n| n.parse::<u32>().is_ok())
         };
         Ok(entries(&self.root)?.into_iter().filter(ours).collect())
     }
@@ -145,13 +152,31 @@ impl Pins {
     pub fn remove_all(&self) -> Result<Vec<PathBuf>, KernelError> {
         let mut removed = Vec::new();
         for version in self.versions()? {
-            remove_tree(&version.join("links"), &mut removed)?;
-            remove_tree(&version, &mut removed)?;
+            remove_links_first(&version, &mut removed)?;
         }
         if entries(&self.root)?.is_empty() {
             remove_dir(&self.root)?;
         }
         Ok(removed)
+    }
+}
+
+/// Removes the folder of a version; one that is not there is no error.
+pub(super) fn remove_version(folder: &Path) -> Result<(), KernelError> {
+    remove_links_first(folder, &mut Vec::new())
+}
+
+fn remove_links_first(folder: &Path, removed: &mut Vec<PathBuf>) -> Result<(), KernelError> {
+    remove_tree(&folder.join("links"), removed)?;
+    remove_tree(folder, removed)
+}
+
+fn make_dir(dir: &Path) -> Result<(), KernelError> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            Err(KernelError::sys("create", dir.display().to_string())(e))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -197,7 +222,7 @@ fn remove_tree(dir: &Path, removed: &mut Vec<PathBuf>) -> Result<(), KernelError
 }
 
 /// What a folder holds, sorted; nothing, if there is no folder.
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, KernelError> {
+pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>, KernelError> {
     let failed = || KernelError::sys("read", dir.display().to_string());
     let mut paths = match fs::read_dir(dir) {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {

@@ -12,7 +12,7 @@ use std::{
     ptr::NonNull,
 };
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type};
 
 fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
     // SAFETY: `attr` is a whole `union bpf_attr`, zeroed and then filled by the caller; the kernel reads no
@@ -57,6 +57,22 @@ pub fn link_update(link: BorrowedFd<'_>, prog: BorrowedFd<'_>) -> io::Result<()>
     attr.link_update.link_fd = link.as_raw_fd() as u32;
     attr.link_update.__bindgen_anon_1.new_prog_fd = prog.as_raw_fd() as u32;
     bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// The hook of a link to a cgroup (`bpf_attach_type`).
+pub fn cgroup_link_hook(link: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: plain integers and pointers as integers; all zero asks for no text.
+    let mut info: bpf_link_info = unsafe { core::mem::zeroed() };
+    let mut attr = new_attr();
+    attr.info.bpf_fd = link.as_raw_fd() as u32;
+    attr.info.info_len = size_of::<bpf_link_info>() as u32;
+    attr.info.info = &raw mut info as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    if info.type_ != bpf_link_type::BPF_LINK_TYPE_CGROUP as u32 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a link to a cgroup"));
+    }
+    // SAFETY: the variant that the kernel fills for this type of link; integers either way.
+    Ok(unsafe { info.__bindgen_anon_1.cgroup.attach_type })
 }
 
 /// Attaches a program to a sockmap or sockhash, in place of the one before. A link for this exists only from
