@@ -15,7 +15,8 @@ use std::{
 
 use lunar_lab::Cgroup;
 use scene::{Scene, attached, cgroup_v1, one, verdicts};
-use world::{eventually, target};
+use serde_json::Value;
+use world::{SOON, World, eventually, target};
 
 #[test]
 fn targets_come_and_go_while_the_agent_runs() {
@@ -155,4 +156,38 @@ fn the_socket_is_roots_and_no_client_can_harm_it() {
     assert_eq!(after["agent"]["pid"], agent.child.id());
     assert_eq!(verdicts(&after, "app"), one("redirected", 3));
     assert_eq!(agent.child.try_wait().unwrap(), None);
+}
+
+/// A detach ends the verdicts first. What follows the connections that were redirected before stays until they have
+/// come through: without it they would lack their record or their header, and the gateway would turn them away.
+#[test]
+fn no_connection_is_harmed_by_a_detach() {
+    for (handoff, more) in [("original-dst", &[][..]), ("proxy-protocol", &["--accept-proxy"])] {
+        let world = World::new("harmless");
+        let _provider = world.providers(&["203.0.113.10:80"]);
+        let gateway = world.gateway(&[&["--listen", "127.0.0.1:8000"], more].concat());
+        let _agent = world.agent(&world.toml(handoff, &["127.0.0.1:8000"], ""));
+        let call = ["client", "http", "--to", "203.0.113.10:80", "--count", "3000"];
+        let mut clients: Vec<_> = (0..3)
+            .map(|_| {
+                let spawn = world.lab.role(call).unwrap().netns(&world.host).cgroup(&world.app);
+                world.lab.spawn(spawn).unwrap()
+            })
+            .collect();
+        let forwarded = || gateway.stdout().lines().filter(|l| l.starts_with("forwarded")).count();
+        eventually("the calls are redirected", || forwarded() > 20);
+        let selector = format!("cgroup:{}", world.app.path().display());
+        while clients.iter_mut().any(|c| c.try_wait().unwrap().is_none()) {
+            for verb in ["detach", "attach"] {
+                let output = world.run(&[verb, &selector]);
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            }
+        }
+        for mut client in clients {
+            let text = client.finish(SOON).unwrap();
+            let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+            assert_eq!((&last["calls"], &last["failed"]), (&3000.into(), &0.into()), "{handoff}: {last}");
+        }
+        assert!(forwarded() < 9000, "no call was made while it was detached");
+    }
 }

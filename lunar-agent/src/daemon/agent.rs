@@ -1,7 +1,7 @@
 //! The agent: what it owns, how it comes to life, and what it does when something happens.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     net::IpAddr,
     os::fd::OwnedFd,
     sync::Arc,
@@ -66,6 +66,9 @@ pub(super) struct Agent {
     pub(super) generation: Generation,
     kernel_log: Option<AbortHandle>,
     pub(super) targets: TargetSet,
+    /// Slots of former targets, and until when their last connections may be under way; the earliest first, but for
+    /// what another `connect_timeout` changes.
+    pub(super) leaving: VecDeque<(Instant, u32)>,
     /// By target slot.
     pub(super) target_problems: HashMap<u32, String>,
     pub(super) endpoints: Vec<Endpoint>,
@@ -149,6 +152,7 @@ impl Agent {
             generation,
             kernel_log: None,
             targets,
+            leaving: VecDeque::new(),
             target_problems: HashMap::new(),
             endpoints,
             lookups,
@@ -223,6 +227,7 @@ impl Agent {
             .into_iter()
             .chain(probe)
             .chain(predecessor)
+            .chain(self.leaving.front().map(|(until, _)| *until))
             .min()
             .unwrap_or(self.next_beat)
     }
@@ -237,6 +242,7 @@ impl Agent {
         if let Some((predecessor, _)) = self.predecessor.take_if(|(_, until)| now >= *until) {
             self.forget_predecessor(predecessor);
         }
+        self.finish_leaving(Some(now));
         if now >= self.next_watch {
             self.next_watch = now + WATCH_EVERY;
             self.watch_gateways();

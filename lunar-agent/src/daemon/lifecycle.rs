@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use lunar_common::abi::{Attachment, TargetEntry};
+use lunar_common::abi::{Attachment, MAX_TARGETS, TargetEntry};
+use tokio::time::Instant;
 
 use super::{DaemonError, agent::Agent};
 use crate::{
@@ -43,18 +44,16 @@ impl Agent {
         let slot_of =
             |cgroup: &Cgroup| pinned.iter().find(|(_, e)| e.cgroup_id == cgroup.id).map(|(slot, _)| *slot);
         let kept: BTreeSet<u32> = wanted.iter().filter_map(|(_, cgroup)| slot_of(cgroup)).collect();
-        // Those that have a slot first: it is not free for the others, whatever the configuration's order.
-        let (had, new): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(_, c)| slot_of(c).is_some());
-        for (name, cgroup) in had.into_iter().chain(new) {
-            let slot = slot_of(&cgroup);
-            self.targets.add(name, cgroup, slot, Wish::Configured)?;
-        }
-        // What is not wanted any longer goes first: its slot may be wanted.
+        let entry_of = |slot: u32| pinned.iter().find(|(s, _)| *s == slot).map(|(_, entry)| entry);
         for owner in attach::owners(&self.pins)? {
             match owner {
-                Owner::Target(slot) if !kept.contains(&slot) => attach::detach(&self.pins, owner)?,
-                Owner::Gateway(id) if !self.gateways.answers_for(id) => attach::detach(&self.pins, owner)?,
-                Owner::Target(_) | Owner::Gateway(_) => {}
+                Owner::Target(slot) if kept.contains(&slot) => {}
+                Owner::Target(slot) => match entry_of(slot) {
+                    Some(entry) => self.let_go_of(slot, entry.cgroup_id)?,
+                    None => attach::detach(&self.pins, owner)?,
+                },
+                Owner::Gateway(id) if self.gateways.answers_for(id) => {}
+                Owner::Gateway(_) => attach::detach(&self.pins, owner)?,
             }
         }
         for (slot, entry) in pinned.iter().filter(|(slot, _)| !kept.contains(slot)) {
@@ -63,6 +62,15 @@ impl Agent {
                 "no longer a target"
             );
             self.state.set_target(*slot, None)?;
+        }
+        if self.targets.slots_taken() + wanted.len() > MAX_TARGETS as usize {
+            self.finish_leaving(None);
+        }
+        // Those that have a slot first: it is not free for the others, whatever the configuration's order.
+        let (had, new): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(_, c)| slot_of(c).is_some());
+        for (name, cgroup) in had.into_iter().chain(new) {
+            let slot = slot_of(&cgroup);
+            self.targets.add(name, cgroup, slot, Wish::Configured)?;
         }
         for target in self.targets.iter().cloned().collect::<Vec<_>>() {
             self.attach(&target, self.targets.attachment(&target))?;
@@ -118,6 +126,9 @@ impl Agent {
     fn attach_selector(&mut self, text: &str) -> Result<String, Refusal> {
         let selector: Selector = text.parse()?;
         let cgroup = Cgroup::find(&selector)?;
+        if self.targets.slots_taken() >= MAX_TARGETS as usize {
+            self.finish_leaving(None);
+        }
         let target = self.targets.add(selector.to_string(), cgroup, None, Wish::ByHand)?.clone();
         // The others learn of it first: a connect meanwhile is decided by one of them, once.
         let others = self.targets.iter().filter(|t| t.slot != target.slot).cloned().collect::<Vec<_>>();
@@ -149,11 +160,33 @@ impl Agent {
         Ok(format!("detached {}", target.name))
     }
 
-    /// Detaches a target that is none any more.
+    /// Lets go of a target that is none any more.
     pub(super) fn forget_target(&mut self, target: &Target) -> Result<(), KernelError> {
         self.target_problems.remove(&target.slot);
-        attach::detach(&self.pins, Owner::Target(target.slot))?;
+        self.let_go_of(target.slot, target.cgroup.id)?;
         self.state.set_target(target.slot, None)
+    }
+
+    /// Ends a target's verdicts. What follows its connections that are under way stays as long as they may be.
+    fn let_go_of(&mut self, slot: u32, cgroup_id: u64) -> Result<(), KernelError> {
+        attach::end_verdicts(&self.pins, Owner::Target(slot))?;
+        self.targets.leave(slot, cgroup_id);
+        self.leaving.push_back((Instant::now() + self.config.gateway.connect_timeout, slot));
+        Ok(())
+    }
+
+    /// Detaches what is left of the targets that have been let go before `now`; of all, without it.
+    pub(super) fn finish_leaving(&mut self, now: Option<Instant>) {
+        while let Some((_, slot)) =
+            self.leaving.pop_front_if(|(until, _)| now.is_none_or(|now| *until <= now))
+        {
+            // Unless it has come back meanwhile.
+            if self.targets.left(slot)
+                && let Err(e) = attach::detach(&self.pins, Owner::Target(slot))
+            {
+                tracing::error!(slot, error = %e, "what is left of a former target is still attached");
+            }
+        }
     }
 
     /// What others have to know when targets have been detached.

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use lunar_common::abi::MAX_TARGETS;
 use serde_json::Value;
 use tokio::{sync::oneshot, task::JoinSet};
 
@@ -132,6 +133,9 @@ impl Agent {
 
     fn apply(&mut self, prepared: Prepared) -> Result<Vec<String>, DaemonError> {
         let Prepared { loaded: Loaded { config, origins, .. }, resolutions } = prepared;
+        if self.targets.slots_taken() + config.targets.len() > MAX_TARGETS as usize {
+            self.finish_leaving(None);
+        }
         let targets = self.targets.reconfigured(targets_of(&config)?)?;
         let own_addresses = settings::own_addresses().map_err(DaemonError::OwnAddresses)?;
         let endpoints = endpoint::place(&resolutions, &held(&self.endpoints));

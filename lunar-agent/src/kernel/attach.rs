@@ -79,7 +79,7 @@ pub fn attach(
         let attached = attach_one(state, generation, cgroup, &dir, *program, &path, attachment, &mut made);
         if let Err(e) = attached {
             for path in made.iter().rev() {
-                if let Err(undo) = pins::remove_file(path) {
+                if let Err(undo) = detach_link(path) {
                     tracing::error!(error = %undo, "half an attachment could not be taken back");
                 }
             }
@@ -87,7 +87,7 @@ pub fn attach(
         }
     }
     let mut others = owner.programs().iter().filter(|p| !programs.contains(p));
-    others.try_for_each(|p| pins::remove_file(&pins.link(&owner.name(), p.name())))
+    others.try_for_each(|p| detach_link(&pins.link(&owner.name(), p.name())))
 }
 
 #[expect(clippy::too_many_arguments, reason = "one step of `attach`, with its arguments")]
@@ -130,15 +130,50 @@ fn swap(path: &Path, program: std::os::fd::BorrowedFd<'_>) -> Result<bool, Kerne
     }
 }
 
-/// Detaches everything of an owner, the verdict first.
+/// Ends the verdicts of a target: from now on its connects are direct. What follows those that were redirected before
+/// stays until [`detach`]; one that lost its programs on the way would lack its record or its header.
 ///
 /// # Errors
-/// If a pin cannot be removed.
+/// If a link cannot be detached.
+pub fn end_verdicts(pins: &Pins, owner: Owner) -> Result<(), KernelError> {
+    Program::VERDICTS.iter().try_for_each(|p| detach_link(&pins.link(&owner.name(), p.name())))
+}
+
+/// Detaches everything of an owner, the verdicts first.
+///
+/// # Errors
+/// If a link cannot be detached.
 pub fn detach(pins: &Pins, owner: Owner) -> Result<(), KernelError> {
-    for program in owner.programs().iter().rev() {
-        pins::remove_file(&pins.link(&owner.name(), program.name()))?;
+    owner.programs().iter().rev().try_for_each(|p| detach_link(&pins.link(&owner.name(), p.name())))
+}
+
+/// Ends all verdicts that are pinned in a folder, by whatever version of this program. Returns those pins.
+///
+/// # Errors
+/// If the folder cannot be read or a link not be detached.
+pub(super) fn end_verdicts_in(links: &Path) -> Result<Vec<PathBuf>, KernelError> {
+    let mut ended = Vec::new();
+    for path in pins::entries(links)? {
+        // What is no link to a cgroup decides nothing.
+        let hook = sys::open_pin(&path).and_then(|link| sys::cgroup_link_hook(link.as_fd()));
+        if hook.is_ok_and(|hook| Program::VERDICTS.iter().any(|p| p.hook() as u32 == hook)) {
+            detach_link(&path)?;
+            ended.push(path);
+        }
     }
-    Ok(())
+    Ok(ended)
+}
+
+/// Detaches the program of a pinned link, and removes the pin; one that is not there is no error.
+fn detach_link(path: &Path) -> Result<(), KernelError> {
+    match sys::open_pin(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        link => {
+            let failed = KernelError::sys("detach", path.display().to_string());
+            link.and_then(|link| sys::link_detach(link.as_fd())).map_err(failed)?;
+        }
+    }
+    pins::remove_file(path)
 }
 
 /// Tells attached programs anew which target they are on and what lies around it. A cgroup that is gone took its

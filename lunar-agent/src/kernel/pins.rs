@@ -6,6 +6,8 @@ use std::{
     io,
     os::{fd::AsFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use lunar_common::abi;
@@ -15,10 +17,12 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
-use super::{KernelError, features::Missing, sys};
+use super::{KernelError, attach, features::Missing, sys};
 
 /// Where bpffs belongs on any machine.
 const BPFFS: &str = "/sys/fs/bpf";
+/// How long a connection that is under way may need its programs: the default `gateway.connect_timeout`.
+const UNDER_WAY: Duration = Duration::from_secs(1);
 /// End of the name of a folder whose pins could not be used.
 const ASIDE: &str = "_aside";
 
@@ -144,14 +148,21 @@ impl Pins {
             .collect())
     }
 
-    /// Removes every pin that any version of this program made below the root, links first: with its last
-    /// reference each program detaches. Returns what was removed.
+    /// Removes every pin that any version of this program made below the root. The verdicts end at once, the rest after
+    /// the connections that are under way by then have come through. Returns what was removed.
     ///
     /// # Errors
     /// If something cannot be read or removed.
     pub fn remove_all(&self) -> Result<Vec<PathBuf>, KernelError> {
+        let versions = self.versions()?;
         let mut removed = Vec::new();
-        for version in self.versions()? {
+        for version in &versions {
+            removed.append(&mut attach::end_verdicts_in(&version.join("links"))?);
+        }
+        if !removed.is_empty() {
+            thread::sleep(UNDER_WAY);
+        }
+        for version in versions {
             remove_links_first(&version, &mut removed)?;
         }
         if entries(&self.root)?.is_empty() {

@@ -10,11 +10,10 @@ use std::{
     path::PathBuf,
 };
 
-use aya_obj::generated::bpf_attach_type;
 use lunar_common::abi::maps;
 
 use super::{
-    KernelError,
+    KernelError, attach,
     pins::{self, Pins},
     state,
     sys::{self, Mapped},
@@ -68,22 +67,7 @@ impl Predecessor {
     /// # Errors
     /// If a pin cannot be read or removed.
     pub fn end_verdicts(&self) -> Result<(), KernelError> {
-        const VERDICTS: [bpf_attach_type; 2] =
-            [bpf_attach_type::BPF_CGROUP_INET4_CONNECT, bpf_attach_type::BPF_CGROUP_INET6_CONNECT];
-        for path in self.links()? {
-            let hook = sys::open_pin(&path)
-                .and_then(|link| sys::cgroup_link_hook(link.as_fd()))
-                .map_err(KernelError::sys("look at", path.display().to_string()))?;
-            if VERDICTS.iter().any(|verdict| *verdict as u32 == hook) {
-                pins::remove_file(&path)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn links(&self) -> Result<Vec<PathBuf>, KernelError> {
-        let links = self.folders.iter().map(|folder| pins::entries(&folder.join("links")));
-        Ok(links.collect::<Result<Vec<_>, _>>()?.concat())
+        self.folders.iter().try_for_each(|f| attach::end_verdicts_in(&f.join("links")).map(drop))
     }
 
     /// Removes all the rest. Returns its maps of sockets that wait to send their PROXY header: as long as they are open

@@ -37,6 +37,9 @@ impl Program {
         Self::Connect6,
     ];
 
+    /// Those of a target's that decide; the others follow what was decided.
+    pub const VERDICTS: [Self; 2] = [Self::Connect4, Self::Connect6];
+
     /// What a gateway's cgroup gets where it asks for original destinations.
     pub const GATEWAY: [Self; 2] = [Self::OriginalDst, Self::Accepted];
 

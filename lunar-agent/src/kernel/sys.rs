@@ -59,6 +59,14 @@ pub fn link_update(link: BorrowedFd<'_>, prog: BorrowedFd<'_>) -> io::Result<()>
     bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
+/// Detaches the program of a link before this returns (5.9+). Removing a link's last pin does so too, but later, on a
+/// work queue of the kernel's, and several links in no certain order.
+pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = new_attr();
+    attr.link_detach.link_fd = link.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
 /// The hook of a link to a cgroup (`bpf_attach_type`).
 pub fn cgroup_link_hook(link: BorrowedFd<'_>) -> io::Result<u32> {
     // SAFETY: plain integers and pointers as integers; all zero asks for no text.

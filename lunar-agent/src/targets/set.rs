@@ -49,7 +49,11 @@ pub enum AddError {
 
 /// All targets.
 #[derive(Clone, Default, Debug)]
-pub struct TargetSet(Vec<Target>);
+pub struct TargetSet {
+    targets: Vec<Target>,
+    /// Slots, and cgroups' ids, of those that were targets and whose last connections are under way.
+    leaving: Vec<(u32, u64)>,
+}
 
 impl TargetSet {
     /// Adds a target in a free slot, or in `slot` if it had one before.
@@ -63,21 +67,26 @@ impl TargetSet {
         slot: Option<u32>,
         wish: Wish,
     ) -> Result<&Target, AddError> {
-        if let Some(same) = self.0.iter().find(|t| t.cgroup.id == cgroup.id) {
+        if let Some(same) = self.targets.iter().find(|t| t.cgroup.id == cgroup.id) {
             let path = cgroup.path.display().to_string();
             return Err(AddError::Duplicate { path, name: same.name.clone() });
         }
-        if self.0.iter().any(|t| t.name == name) {
+        if self.targets.iter().any(|t| t.name == name) {
             return Err(AddError::NameTaken(name));
         }
-        let taken = |slot: u32| self.0.iter().any(|t| t.slot == slot);
+        let held = |slot: u32| self.targets.iter().any(|t| t.slot == slot);
+        let left = |slot: u32| self.leaving.iter().any(|(s, _)| *s == slot);
+        // One that comes back before it has left: its programs know its slot.
+        let back = self.leaving.iter().find(|(_, id)| *id == cgroup.id).map(|(slot, _)| *slot);
         let slot = slot
-            .filter(|s| !taken(*s))
-            .or_else(|| (0..MAX_TARGETS).find(|s| !taken(*s)))
+            .filter(|s| !held(*s))
+            .or(back)
+            .or_else(|| (0..MAX_TARGETS).find(|s| !held(*s) && !left(*s)))
             .ok_or(AddError::Full)?;
-        let at = self.0.len();
-        self.0.push(Target { name, cgroup, slot, wish });
-        Ok(&self.0[at])
+        self.leaving.retain(|(s, _)| *s != slot);
+        let at = self.targets.len();
+        self.targets.push(Target { name, cgroup, slot, wish });
+        Ok(&self.targets[at])
     }
 
     /// The set that another configuration makes of this one: a cgroup that stays keeps its slot and with it its
@@ -87,17 +96,19 @@ impl TargetSet {
     /// # Errors
     /// If the configuration names a cgroup twice, or no slot is free.
     pub fn reconfigured(&self, wanted: Vec<(String, Cgroup)>) -> Result<Self, AddError> {
-        let slot_of = |cgroup: &Cgroup| self.0.iter().find(|t| t.cgroup.id == cgroup.id).map(|t| t.slot);
-        let taken: BTreeSet<u32> = self.0.iter().map(|t| t.slot).collect();
+        let present = self.targets.iter().map(|t| (t.slot, t.cgroup.id));
+        let had: Vec<(u32, u64)> = present.chain(self.leaving.iter().copied()).collect();
+        let slot_of = |cgroup: &Cgroup| had.iter().find(|(_, id)| *id == cgroup.id).map(|(slot, _)| *slot);
+        let taken: BTreeSet<u32> = had.iter().map(|(slot, _)| *slot).collect();
         let mut free = (0..MAX_TARGETS).filter(|slot| !taken.contains(slot));
-        let mut new = Self::default();
+        let mut new = Self { targets: Vec::new(), leaving: self.leaving.clone() };
         for (name, cgroup) in wanted {
             let slot = slot_of(&cgroup).or_else(|| free.next()).ok_or(AddError::Full)?;
             new.add(name, cgroup, Some(slot), Wish::Configured)?;
         }
-        for target in self.0.iter().filter(|t| t.wish == Wish::ByHand) {
-            if new.0.iter().all(|t| t.cgroup.id != target.cgroup.id && t.name != target.name) {
-                new.0.push(target.clone());
+        for target in self.targets.iter().filter(|t| t.wish == Wish::ByHand) {
+            if new.targets.iter().all(|t| t.cgroup.id != target.cgroup.id && t.name != target.name) {
+                new.targets.push(target.clone());
             }
         }
         Ok(new)
@@ -105,29 +116,49 @@ impl TargetSet {
 
     /// The targets of this set whose cgroups are none of `other`'s.
     pub fn without<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a Target> {
-        self.0.iter().filter(|t| other.0.iter().all(|o| o.cgroup.id != t.cgroup.id))
+        self.targets.iter().filter(|t| other.targets.iter().all(|o| o.cgroup.id != t.cgroup.id))
     }
 
     /// All of `new`, and of this set what is not in it: what is attached while the one takes the place of the other.
     pub fn together_with(&self, new: &Self) -> Self {
-        Self(new.0.iter().chain(self.without(new)).cloned().collect())
+        Self {
+            targets: new.targets.iter().chain(self.without(new)).cloned().collect(),
+            leaving: new.leaving.clone(),
+        }
+    }
+
+    /// A slot is not free before [`TargetSet::left`] is told.
+    pub fn leave(&mut self, slot: u32, cgroup_id: u64) {
+        self.leaving.push((slot, cgroup_id));
+    }
+
+    /// Frees the slot of a target that was leaving; says whether it still was.
+    pub fn left(&mut self, slot: u32) -> bool {
+        let before = self.leaving.len();
+        self.leaving.retain(|(s, _)| *s != slot);
+        self.leaving.len() < before
+    }
+
+    /// How many targets there are, those that are leaving included.
+    pub fn slots_taken(&self) -> usize {
+        self.targets.len() + self.leaving.len()
     }
 
     /// Takes a target out, by name or by cgroup.
     pub fn remove(&mut self, which: impl Fn(&Target) -> bool) -> Option<Target> {
-        let at = self.0.iter().position(which)?;
-        Some(self.0.remove(at))
+        let at = self.targets.iter().position(which)?;
+        Some(self.targets.remove(at))
     }
 
     /// All targets, in the order in which they came.
     pub fn iter(&self) -> impl Iterator<Item = &Target> {
-        self.0.iter()
+        self.targets.iter()
     }
 
     /// What the programs on a target's cgroup must know.
     pub fn attachment(&self, target: &Target) -> Attachment {
-        let has_inner = self.0.iter().any(|t| target.cgroup.contains(&t.cgroup));
-        let has_outer = self.0.iter().any(|t| t.cgroup.contains(&target.cgroup));
+        let has_inner = self.targets.iter().any(|t| target.cgroup.contains(&t.cgroup));
+        let has_outer = self.targets.iter().any(|t| t.cgroup.contains(&target.cgroup));
         Attachment {
             target: target.slot + 1,
             nesting: (if has_inner { nesting::HAS_INNER } else { 0 })
@@ -165,6 +196,25 @@ mod tests {
             add(&mut set, &format!("n{n}"), &format!("/n{n}"), 100 + n, None).expect("there is room");
         }
         assert_eq!(add(&mut set, "last", "/last", 9999, None), Err(AddError::Full));
+    }
+
+    #[test]
+    fn a_slot_is_free_when_its_last_connections_are() {
+        let mut set = TargetSet::default();
+        assert_eq!(add(&mut set, "a", "/a", 1, None), Ok(0));
+        set.remove(|t| t.name == "a");
+        set.leave(0, 1);
+        assert_eq!(add(&mut set, "b", "/b", 2, None), Ok(1));
+        assert_eq!(set.slots_taken(), 2);
+        let with_a = set.reconfigured(vec![("a".into(), cgroup("/a", 1)), ("c".into(), cgroup("/c", 3))]);
+        assert_eq!(with_a.expect("a good one").iter().map(|t| t.slot).collect::<Vec<_>>(), [0, 2]);
+        // It comes back, and is no longer leaving.
+        assert_eq!(add(&mut set, "a", "/a", 1, None), Ok(0));
+        assert!(!set.left(0));
+        set.remove(|t| t.name == "a");
+        set.leave(0, 1);
+        assert!(set.left(0));
+        assert_eq!(add(&mut set, "d", "/d", 4, None), Ok(0));
     }
 
     #[test]
