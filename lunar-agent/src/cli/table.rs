@@ -1,5 +1,7 @@
 //! Aligned columns: numbers to the right, text to the left, nothing behind the last.
 
+use crate::config::show::WIDEST;
+
 /// A table with a head.
 pub struct Table {
     rows: Vec<Vec<String>>,
@@ -20,8 +22,10 @@ impl Table {
     pub fn render(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let cell = |row: &Vec<String>, column: usize| row.get(column).cloned().unwrap_or_default();
-        let width =
-            |column: usize| self.rows.iter().map(|r| cell(r, column).chars().count()).max().unwrap_or(0);
+        let width = |column: usize| {
+            let cells = self.rows.iter().map(|r| cell(r, column).chars().count());
+            cells.max().unwrap_or(0).min(WIDEST)
+        };
         let is_number = |text: &String| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
         let numeric = |column: usize| self.rows.iter().skip(1).all(|r| is_number(&cell(r, column)));
         let shape: Vec<(usize, bool)> =
@@ -46,6 +50,18 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_cell_widens_no_other_line() {
+        let mut table = Table::new(["NAME", "NOTE"]);
+        let long = "x".repeat(70_000);
+        table.row([long.as_str(), "first"]);
+        table.row(["a", "second"]);
+        let text = table.render();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[1], format!("{long}  first"));
+        assert_eq!(lines[2], format!("{:<WIDEST$}  second", "a"));
+    }
 
     #[test]
     fn numbers_stand_right_and_text_left() {

@@ -102,6 +102,10 @@ impl<T: Shown> Shown for Vec<T> {
     }
 }
 
+/// The widest that a table's column is made, in characters. A longer cell moves what follows in its own line: a list of
+/// 100,000 entries must not fill all other lines with blanks, and `format!` panics at a width of 65,536.
+pub const WIDEST: usize = 120;
+
 /// An aligned table with the columns key, value and source; a line each, with a heading.
 pub fn table(origins: &[Origin]) -> String {
     let mut rows = vec![["KEY".to_owned(), "VALUE".to_owned(), "SOURCE".to_owned()]];
@@ -111,7 +115,7 @@ pub fn table(origins: &[Origin]) -> String {
     }));
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.max().unwrap_or_default()
+        cells.max().unwrap_or_default().min(WIDEST)
     };
     let (keys, values) = (width(0), width(1));
     let mut text = String::new();
@@ -160,6 +164,19 @@ mod tests {
              gateway.handoff  original-dst  /etc/lunar/agent.toml:3\n\
              policy.ports     [80,443]      default\n"
         );
+    }
+
+    #[test]
+    fn a_long_value_widens_no_other_line() {
+        let mut origins = origins();
+        // More than `format!` takes as a width.
+        let long = "x".repeat(70_000);
+        origins.push(Origin { key: long.clone(), value: long.shown(), source: Source::Default });
+        let table = table(&origins);
+        let lines: Vec<&str> = table.lines().collect();
+        assert_eq!(lines.len(), 4);
+        assert_eq!(lines[3], format!("{long}  {long}  default"));
+        assert!(lines[..3].iter().all(|line| line.len() < 2 * WIDEST + 40), "{:?}", &lines[..3]);
     }
 
     #[test]
