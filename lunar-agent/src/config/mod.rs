@@ -124,3 +124,6 @@ fn layers(sources: Sources) -> ([Layer; 4], Option<PathBuf>) {
     let layers = [Layer::defaults(), from_file, Layer::from_env(env), Layer::from_flags(&flags)];
     (layers, read)
 }
+
+#[cfg(test)]
+mod tests;

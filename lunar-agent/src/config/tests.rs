@@ -26,9 +26,7 @@ fn load(text: &str, env: &[(&str, &str)], flags: Flags) -> Result<Loaded, Config
 }
 
 fn good(text: &str) -> Config {
-    load(text, &[], Flags::default())
-        .unwrap_or_else(|errors| panic!("{text}\n{errors}"))
-        .config
+    load(text, &[], Flags::default()).unwrap_or_else(|errors| panic!("{text}\n{errors}")).config
 }
 
 /// The problems as `LINE-OR-SOURCE: KEY: REASON`.
@@ -39,9 +37,7 @@ fn problems(text: &str, env: &[(&str, &str)], flags: Flags) -> Vec<String> {
         other => other.to_string(),
     };
     let problems = errors.0.iter();
-    problems
-        .map(|p| format!("{}: {}: {}", place(&p.source), p.key, p.reason))
-        .collect()
+    problems.map(|p| format!("{}: {}: {}", place(&p.source), p.key, p.reason)).collect()
 }
 
 fn in_file(text: &str) -> Vec<String> {
@@ -55,10 +51,7 @@ fn texts<const N: usize>(texts: [&str; N]) -> Vec<String> {
 #[test]
 fn the_defaults_are_those_of_the_contract() {
     let config = good(HANDOFF);
-    assert_eq!(
-        config.gateway.endpoints,
-        ["127.0.0.1:8000".parse().expect("valid")]
-    );
+    assert_eq!(config.gateway.endpoints, ["127.0.0.1:8000".parse().expect("valid")]);
     assert_eq!(config.gateway.tls, Tls::Direct);
     assert_eq!(config.gateway.tenant_id, "unknown");
     assert_eq!(config.gateway.process, GatewayProcess::Auto);
@@ -118,22 +111,11 @@ fn every_key_can_be_set_in_the_file() {
         pins = "/p"
         "#,
     );
-    let endpoints: Vec<_> = config
-        .gateway
-        .endpoints
-        .iter()
-        .map(|e| (e.to_string(), e.health_port))
-        .collect();
-    assert_eq!(
-        endpoints,
-        [("gw:1".into(), None), ("[2001:db8::1]:2".into(), Some(3))]
-    );
+    let endpoints: Vec<_> = config.gateway.endpoints.iter().map(|e| (e.to_string(), e.health_port)).collect();
+    assert_eq!(endpoints, [("gw:1".into(), None), ("[2001:db8::1]:2".into(), Some(3))]);
     assert_eq!(config.gateway.handoff, Handoff::ProxyProtocol);
     assert_eq!(config.gateway.tenant_id, "t");
-    assert_eq!(
-        config.gateway.process.to_string(),
-        "cgroup:/sys/fs/cgroup/gw"
-    );
+    assert_eq!(config.gateway.process.to_string(), "cgroup:/sys/fs/cgroup/gw");
     assert_eq!(config.gateway.connect_timeout, Duration::from_millis(100));
     assert_eq!(config.gateway.handshake_port, 4);
     assert_eq!(
@@ -159,60 +141,33 @@ fn every_key_can_be_set_in_the_file() {
         entries.iter().map(ToString::to_string).collect()
     };
     assert_eq!(canonical(&config.policy.allow), ["192.0.2.0/24"]);
-    assert_eq!(
-        canonical(&config.policy.block),
-        ["192.0.2.1:443", "2001:db8::/32"]
-    );
+    assert_eq!(canonical(&config.policy.block), ["192.0.2.1:443", "2001:db8::/32"]);
     assert_eq!(config.policy.ports, [80, 8080]);
     assert!(config.policy.dry_run);
-    let targets: Vec<_> = config
-        .targets
-        .iter()
-        .map(|t| (t.name.as_str(), t.selector.to_string()))
-        .collect();
+    let targets: Vec<_> = config.targets.iter().map(|t| (t.name.as_str(), t.selector.to_string())).collect();
     assert_eq!(
         targets,
-        [
-            ("checkout", "cgroup:/sys/fs/cgroup/checkout".into()),
-            ("pid:123", "pid:123".into())
-        ]
+        [("checkout", "cgroup:/sys/fs/cgroup/checkout".into()), ("pid:123", "pid:123".into())]
     );
-    assert_eq!(
-        config.paths,
-        Paths {
-            socket: "/s".into(),
-            pins: "/p".into()
-        }
-    );
+    assert_eq!(config.paths, Paths { socket: "/s".into(), pins: "/p".into() });
 }
 
 #[test]
 fn later_sources_win() {
     let file = "[gateway]\nendpoints = [\"file:1\"]\nhandoff = \"original-dst\"\nhealth.port = 1001\n\
                 [paths]\nsocket = \"/file\"\n[[target]]\npid = 1\n";
-    let env = [
-        ("LUNAR_PROXY_HOST", "env:1, env:2"),
-        ("LUNAR_HEALTHCHECK_PORT", "1002"),
-        ("LUNAR_SOCKET", "/env"),
-    ];
+    let env =
+        [("LUNAR_PROXY_HOST", "env:1, env:2"), ("LUNAR_HEALTHCHECK_PORT", "1002"), ("LUNAR_SOCKET", "/env")];
     let flags = Flags {
         gateway: texts(["flag:1", "flag:2"]),
         handoff: Some("proxy-protocol".into()),
         target: texts(["pid:2", "pid:3"]),
         socket: Some("/flag".into()),
     };
-    let handoff = Flags {
-        handoff: Some("original-dst".into()),
-        ..Flags::default()
-    };
+    let handoff = Flags { handoff: Some("original-dst".into()), ..Flags::default() };
     let got = |text: &str, env: &[(&str, &str)], flags: &Flags| -> Vec<(String, Value, String)> {
         let loaded = load(text, env, flags.clone()).unwrap_or_else(|e| panic!("{e}"));
-        let keys = [
-            "gateway.endpoints",
-            "gateway.handoff",
-            "gateway.health.port",
-            "paths.socket",
-        ];
+        let keys = ["gateway.endpoints", "gateway.handoff", "gateway.health.port", "paths.socket"];
         let origins = loaded.origins.into_iter();
         origins
             .filter(|o| keys.contains(&o.key.as_str()) || o.key.starts_with("target."))
@@ -248,11 +203,7 @@ fn later_sources_win() {
     assert_eq!(
         got(file, &env, &Flags::default()),
         [
-            row(
-                "gateway.endpoints",
-                json!(["env:1", "env:2"]),
-                "LUNAR_PROXY_HOST"
-            ),
+            row("gateway.endpoints", json!(["env:1", "env:2"]), "LUNAR_PROXY_HOST"),
             row("gateway.handoff", json!("original-dst"), "line 3"),
             row("gateway.health.port", json!(1002), "LUNAR_HEALTHCHECK_PORT"),
             row("target.pid:1", json!("pid:1"), "line 7"),
@@ -262,11 +213,7 @@ fn later_sources_win() {
     assert_eq!(
         got(file, &env, &flags),
         [
-            row(
-                "gateway.endpoints",
-                json!(["flag:1", "flag:2"]),
-                "--gateway"
-            ),
+            row("gateway.endpoints", json!(["flag:1", "flag:2"]), "--gateway"),
             row("gateway.handoff", json!("proxy-protocol"), "--handoff"),
             row("gateway.health.port", json!(1002), "LUNAR_HEALTHCHECK_PORT"),
             row("target.pid:2", json!("pid:2"), "--target"),
@@ -293,44 +240,18 @@ fn every_variable_of_the_contract_is_read() {
         ("LUNAR_SOMETHING_ELSE", "whatever"),
         ("PATH", "/bin"),
     ];
-    let config = load(HANDOFF, &env, Flags::default())
-        .unwrap_or_else(|e| panic!("{e}"))
-        .config;
-    assert_eq!(
-        config
-            .gateway
-            .endpoints
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>(),
-        ["a:1", "b:2"]
-    );
+    let config = load(HANDOFF, &env, Flags::default()).unwrap_or_else(|e| panic!("{e}")).config;
+    assert_eq!(config.gateway.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a:1", "b:2"]);
     assert_eq!(config.gateway.tenant_id, "acme");
     assert_eq!(config.gateway.handshake_port, 18081);
     assert_eq!(config.health.port, 18040);
     assert_eq!(config.failsafe.enter_cooldown_after_attempts, 7);
+    assert_eq!(config.failsafe.exit_cooldown_after, Duration::from_millis(2500));
     assert_eq!(
-        config.failsafe.exit_cooldown_after,
-        Duration::from_millis(2500)
-    );
-    assert_eq!(
-        config
-            .policy
-            .allow
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>(),
+        config.policy.allow.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["192.0.2.1", "198.51.100.0/24"]
     );
-    assert_eq!(
-        config
-            .policy
-            .block
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>(),
-        ["192.0.2.2"]
-    );
+    assert_eq!(config.policy.block.iter().map(ToString::to_string).collect::<Vec<_>>(), ["192.0.2.2"]);
     assert_eq!(config.paths.socket, PathBuf::from("/s"));
     assert_eq!(config.log_level, tracing::level_filters::LevelFilter::DEBUG);
 }
@@ -338,11 +259,7 @@ fn every_variable_of_the_contract_is_read() {
 #[test]
 fn a_blank_variable_is_no_value() {
     for blank in ["", "  "] {
-        let env: Vec<_> = schema::FIELDS
-            .iter()
-            .filter_map(|f| f.env)
-            .map(|name| (name, blank))
-            .collect();
+        let env: Vec<_> = schema::FIELDS.iter().filter_map(|f| f.env).map(|name| (name, blank)).collect();
         let loaded = load(HANDOFF, &env, Flags::default()).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(loaded.config, good(HANDOFF));
     }
@@ -352,9 +269,8 @@ fn a_blank_variable_is_no_value() {
 fn every_key_that_can_be_in_effect_is_shown_in_the_order_of_the_contract() {
     let loaded = load(HANDOFF, &[], Flags::default()).unwrap_or_else(|e| panic!("{e}"));
     let shown: Vec<_> = loaded.origins.iter().map(|o| o.key.as_str()).collect();
-    let known = schema::FIELDS
-        .iter()
-        .filter(|f| !matches!(f.kind, schema::Kind::Reserved | schema::Kind::Targets));
+    let known =
+        schema::FIELDS.iter().filter(|f| !matches!(f.kind, schema::Kind::Reserved | schema::Kind::Targets));
     assert_eq!(shown, known.map(|f| f.key).collect::<Vec<_>>());
 }
 

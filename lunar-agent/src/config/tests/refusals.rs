@@ -28,10 +28,7 @@ shape = 1
         ("LUNAR_ENTER_COOLDOWN_AFTER_ATTEMPTS", "abc"),
         ("LUNAR_BLOCK_LIST", "192.0.2.1,http://x, ,1.2.3.4/33"),
     ];
-    let flags = Flags {
-        gateway: texts(["gateway:99999"]),
-        ..Flags::default()
-    };
+    let flags = Flags { gateway: texts(["gateway:99999"]), ..Flags::default() };
     let expected = [
         "4: gateway.endpoints: \"gateway\" has no port",
         "5: gateway.endpoints: \"gateway:0\" has the port \"0\"",
@@ -63,18 +60,9 @@ shape = 1
 #[test]
 fn one_bad_value_gives_one_problem_in_one_line() {
     for (line, problem) in [
-        (
-            "gateway.health.port = 0",
-            "1: gateway.health.port: 0 is not a port",
-        ),
-        (
-            "gateway.health.port = -1",
-            "1: gateway.health.port: -1 is not a port",
-        ),
-        (
-            "gateway.health.port = 99999999999999999999",
-            "1: gateway.health.port: expected a whole number",
-        ),
+        ("gateway.health.port = 0", "1: gateway.health.port: 0 is not a port"),
+        ("gateway.health.port = -1", "1: gateway.health.port: -1 is not a port"),
+        ("gateway.health.port = 99999999999999999999", "1: gateway.health.port: expected a whole number"),
         (
             "gateway.health.port = \"80\"",
             "1: gateway.health.port: expected a whole number without quotes, got the text \"80\"",
@@ -91,18 +79,9 @@ fn one_bad_value_gives_one_problem_in_one_line() {
             "gateway.health.timeout = \"0s\"",
             "1: gateway.health.timeout: \"0s\" is out of range; use 1ms to 1m",
         ),
-        (
-            "gateway.health.timeout = \"61s\"",
-            "1: gateway.health.timeout: \"61s\" is out of range",
-        ),
-        (
-            "gateway.health.path = \"/a b\"",
-            "1: gateway.health.path: \"/a b\" is not a path",
-        ),
-        (
-            "gateway.connect_timeout = \"1\"",
-            "1: gateway.connect_timeout: \"1\" is not a duration",
-        ),
+        ("gateway.health.timeout = \"61s\"", "1: gateway.health.timeout: \"61s\" is out of range"),
+        ("gateway.health.path = \"/a b\"", "1: gateway.health.path: \"/a b\" is not a path"),
+        ("gateway.connect_timeout = \"1\"", "1: gateway.connect_timeout: \"1\" is not a duration"),
         (
             "gateway.tenant_id = \"a\\r\\nb: c\"",
             "1: gateway.tenant_id: \"a\\r\\nb: c\" cannot go into a header",
@@ -111,22 +90,10 @@ fn one_bad_value_gives_one_problem_in_one_line() {
             "gateway.process = \"/x\"",
             "1: gateway.process: \"/x\" is a path without a kind; write it as cgroup:PATH, or \"auto\" or \"none\"",
         ),
-        (
-            "gateway.endpoints = []",
-            "1: gateway.endpoints: 0 endpoints are given; use 1 to 16",
-        ),
-        (
-            "gateway.endpoints = \"a:1\"",
-            "1: gateway.endpoints: expected a list of",
-        ),
-        (
-            "gateway.endpoints = [\"a:1\", \"b:1\", \"A:1\"]",
-            "1: gateway.endpoints: \"a:1\" is given twice",
-        ),
-        (
-            "gateway.endpoints = [{ health_port = 1 }]",
-            "1: gateway.endpoints: an endpoint lacks its address",
-        ),
+        ("gateway.endpoints = []", "1: gateway.endpoints: 0 endpoints are given; use 1 to 8"),
+        ("gateway.endpoints = \"a:1\"", "1: gateway.endpoints: expected a list of"),
+        ("gateway.endpoints = [\"a:1\", \"b:1\", \"A:1\"]", "1: gateway.endpoints: \"a:1\" is given twice"),
+        ("gateway.endpoints = [{ health_port = 1 }]", "1: gateway.endpoints: an endpoint lacks its address"),
         (
             "gateway.endpoints = [{ address = \"a:1\", health_port = 0 }]",
             "1: gateway.endpoints: 0 is not a port",
@@ -135,14 +102,8 @@ fn one_bad_value_gives_one_problem_in_one_line() {
             "gateway.endpoints = [{ address = \"a:1\", weight = 1 }]",
             "1: gateway.endpoints.weight: unknown key",
         ),
-        (
-            "gateway.endpoints = [{ address = 1 }]",
-            "1: gateway.endpoints.address: expected a text",
-        ),
-        (
-            "gateway.supports_tls = 1",
-            "1: gateway.supports_tls: expected true or false, got the number 1",
-        ),
+        ("gateway.endpoints = [{ address = 1 }]", "1: gateway.endpoints.address: expected a text"),
+        ("gateway.supports_tls = 1", "1: gateway.supports_tls: expected true or false, got the number 1"),
         (
             "failsafe.enter_cooldown_after_attempts = 0",
             "1: failsafe.enter_cooldown_after_attempts: 0 is out of range; use 1 to 100",
@@ -175,77 +136,35 @@ fn one_bad_value_gives_one_problem_in_one_line() {
             "failsafe.exit_cooldown_after_sec = \"10s\"",
             "1: failsafe.exit_cooldown_after_sec: expected a number without quotes",
         ),
-        (
-            "failsafe.lease = \"499ms\"",
-            "1: failsafe.lease: \"499ms\" is out of range; use 500ms to 1m",
-        ),
-        (
-            "failsafe.on_stop = \"stop\"",
-            "1: failsafe.on_stop: \"stop\" is not known; use keep, detach",
-        ),
-        (
-            "failsafe = 1",
-            "1: failsafe: expected a table, [failsafe], got the number 1",
-        ),
+        ("failsafe.lease = \"499ms\"", "1: failsafe.lease: \"499ms\" is out of range; use 500ms to 1m"),
+        ("failsafe.on_stop = \"stop\"", "1: failsafe.on_stop: \"stop\" is not known; use keep, detach"),
+        ("failsafe = 1", "1: failsafe: expected a table, [failsafe], got the number 1"),
         ("policy.ports = []", "1: policy.ports: the list is empty"),
-        (
-            "policy.ports = [80, 65536]",
-            "1: policy.ports: 65536 is not a port",
-        ),
-        (
-            "policy.ports = [\"80\"]",
-            "1: policy.ports: expected a whole number",
-        ),
-        (
-            "policy.quic = \"deny\"",
-            "1: policy.quic: \"deny\" is not known; use allow, refuse",
-        ),
-        (
-            "paths.pins = \"x\"",
-            "1: paths.pins: \"x\" is not an absolute path",
-        ),
-        (
-            "target = [{}]",
-            "1: target: a target needs exactly one of cgroup and pid, and has none",
-        ),
+        ("policy.ports = [80, 65536]", "1: policy.ports: 65536 is not a port"),
+        ("policy.ports = [\"80\"]", "1: policy.ports: expected a whole number"),
+        ("policy.quic = \"deny\"", "1: policy.quic: \"deny\" is not known; use allow, refuse"),
+        ("paths.pins = \"x\"", "1: paths.pins: \"x\" is not an absolute path"),
+        ("target = [{}]", "1: target: a target needs exactly one of cgroup and pid, and has none"),
         (
             "target = [{ cgroup = \"/a\", pid = 1 }]",
             "1: target: a target needs exactly one of cgroup and pid, and has more than one",
         ),
-        (
-            "target = [{ pid = 0 }]",
-            "1: target: \"0\" is not a process number",
-        ),
-        (
-            "target = [{ pid = \"1\" }]",
-            "1: target.pid: expected a whole number",
-        ),
+        ("target = [{ pid = 0 }]", "1: target: \"0\" is not a process number"),
+        ("target = [{ pid = \"1\" }]", "1: target.pid: expected a whole number"),
         (
             "target = [{ pid = 1 }, { pid = 2, name = \"pid:1\" }]",
             "1: target.name: the name \"pid:1\" is given twice",
         ),
-        (
-            "target = [\"pid:1\"]",
-            "1: target: expected [[target]] tables, got the text \"pid:1\"",
-        ),
+        ("target = [\"pid:1\"]", "1: target: expected [[target]] tables, got the text \"pid:1\""),
         ("log_level = \"info\"", "1: log_level: unknown key"),
-        (
-            "\"gateway.tls\" = \"direct\"",
-            "1: \"gateway.tls\": unknown key",
-        ),
+        ("\"gateway.tls\" = \"direct\"", "1: \"gateway.tls\": unknown key"),
         ("gateway.\"a\\nb\" = 1", "1: gateway.\"a\\nb\": unknown key"),
         ("gateway.tls = direct", "1: syntax: "),
         ("gateway.tls =", "1: syntax: "),
-        (
-            "gateway.tls = \"direct\"\ngateway.tls = \"direct\"",
-            "2: syntax: duplicate key",
-        ),
+        ("gateway.tls = \"direct\"\ngateway.tls = \"direct\"", "2: syntax: duplicate key"),
     ] {
         let found = in_file(&format!("{line}\ngateway.handoff = \"original-dst\"\n"));
-        assert!(
-            found.len() == 1 && found[0].starts_with(problem),
-            "{line}\n{found:#?}\nwanted {problem}"
-        );
+        assert!(found.len() == 1 && found[0].starts_with(problem), "{line}\n{found:#?}\nwanted {problem}");
         assert!(!found[0].contains('\n'), "{found:?}");
     }
 }
@@ -253,26 +172,14 @@ fn one_bad_value_gives_one_problem_in_one_line() {
 #[test]
 fn what_is_not_built_is_refused_with_a_sentence() {
     for (line, problem) in [
-        (
-            "gateway.tls = \"intercept\"",
-            "gateway.tls: \"intercept\" is not built yet; use tls = \"direct\"",
-        ),
-        (
-            "gateway.tls = \"connect\"",
-            "gateway.tls: \"connect\" is not built yet",
-        ),
-        (
-            "gateway.supports_tls = true",
-            "gateway.supports_tls: true: https to the gateway is not built yet",
-        ),
+        ("gateway.tls = \"intercept\"", "gateway.tls: \"intercept\" is not built yet; use tls = \"direct\""),
+        ("gateway.tls = \"connect\"", "gateway.tls: \"connect\" is not built yet"),
+        ("gateway.supports_tls = true", "gateway.supports_tls: true: https to the gateway is not built yet"),
         (
             "gateway.process = \"docker:gw\"",
             "gateway.process: \"docker:gw\": selecting by docker: is not built yet",
         ),
-        (
-            "policy.quic = \"refuse\"",
-            "policy.quic: \"refuse\" is not built yet; use quic = \"allow\"",
-        ),
+        ("policy.quic = \"refuse\"", "policy.quic: \"refuse\" is not built yet; use quic = \"allow\""),
         (
             "policy.min_ttl = \"30s\"",
             "policy.min_ttl: policy by name, which this key is for, is not built yet",
@@ -285,101 +192,47 @@ fn what_is_not_built_is_refused_with_a_sentence() {
             "policy.allow = [\"api.stripe.com\"]",
             "policy.allow: \"api.stripe.com\" is a name; names in policy are not built yet; use addresses or CIDRs",
         ),
-        (
-            "relay.replay = \"safe\"",
-            "relay: the relay is not built yet",
-        ),
+        ("relay.replay = \"safe\"", "relay: the relay is not built yet"),
         (
             "target = [{ container = \"docker:x\" }]",
             "target: selecting by container is not built yet; use cgroup = \"PATH\" or pid = N",
         ),
-        (
-            "target = [{ unit = \"x.service\" }]",
-            "target: selecting by unit is not built yet",
-        ),
-        (
-            "target = [{ pod = { app = \"x\" } }]",
-            "target: selecting by pod is not built yet",
-        ),
+        ("target = [{ unit = \"x.service\" }]", "target: selecting by unit is not built yet"),
+        ("target = [{ pod = { app = \"x\" } }]", "target: selecting by pod is not built yet"),
     ] {
         let found = in_file(&format!("{line}\ngateway.handoff = \"original-dst\"\n"));
-        assert!(
-            found.len() == 1 && found[0].starts_with(&format!("1: {problem}")),
-            "{line}\n{found:#?}"
-        );
+        assert!(found.len() == 1 && found[0].starts_with(&format!("1: {problem}")), "{line}\n{found:#?}");
     }
     let way_out = "is not built yet; use handoff = \"original-dst\" or \"proxy-protocol\"";
-    assert_eq!(
-        in_file(""),
-        [format!("default: gateway.handoff: \"lunar\" {way_out}")]
-    );
+    assert_eq!(in_file(""), [format!("default: gateway.handoff: \"lunar\" {way_out}")]);
     assert_eq!(
         in_file("gateway.handoff = \"connect\""),
         [format!("1: gateway.handoff: \"connect\" {way_out}")]
     );
-    let flags = Flags {
-        target: texts(["docker:web"]),
-        ..Flags::default()
-    };
+    let flags = Flags { target: texts(["docker:web"]), ..Flags::default() };
     assert_eq!(
         problems(HANDOFF, &[], flags),
-        [
-            "--target: target: \"docker:web\": selecting by docker: is not built yet; use cgroup:PATH or pid:N"
-        ]
+        ["--target: target: \"docker:web\": selecting by docker: is not built yet; use cgroup:PATH or pid:N"]
     );
     let env = [("LUNAR_PROXY_SUPPORT_TLS", "1")];
     let found = problems(HANDOFF, &env, Flags::default());
-    assert!(
-        found[0].starts_with("LUNAR_PROXY_SUPPORT_TLS: gateway.supports_tls: true"),
-        "{found:?}"
-    );
+    assert!(found[0].starts_with("LUNAR_PROXY_SUPPORT_TLS: gateway.supports_tls: true"), "{found:?}");
 }
 
 #[test]
 fn a_syntax_error_does_not_hide_the_rest_nor_blame_the_defaults() {
-    let found =
-        in_file("[gateway\nhandoff = \"original-dst\"\n[policy]\nports = [0]\ndry_run = yes\n");
-    assert!(
-        found.iter().any(|p| p.starts_with("1: syntax: ")),
-        "{found:#?}"
-    );
-    assert!(
-        found
-            .iter()
-            .any(|p| p.starts_with("4: policy.ports: 0 is not a port")),
-        "{found:#?}"
-    );
-    assert!(
-        found.iter().any(|p| p.starts_with("5: syntax: ")),
-        "{found:#?}"
-    );
-    assert!(
-        found.iter().all(|p| !p.starts_with("default")),
-        "{found:#?}"
-    );
+    let found = in_file("[gateway\nhandoff = \"original-dst\"\n[policy]\nports = [0]\ndry_run = yes\n");
+    assert!(found.iter().any(|p| p.starts_with("1: syntax: ")), "{found:#?}");
+    assert!(found.iter().any(|p| p.starts_with("4: policy.ports: 0 is not a port")), "{found:#?}");
+    assert!(found.iter().any(|p| p.starts_with("5: syntax: ")), "{found:#?}");
+    assert!(found.iter().all(|p| !p.starts_with("default")), "{found:#?}");
 }
 
 #[test]
-fn there_is_room_for_16_endpoints_and_no_more() {
-    let list = |count: usize| {
-        (0..count)
-            .map(|n| format!("gw{n}:1"))
-            .collect::<Vec<_>>()
-            .join(",")
-    };
-    let loaded = load(
-        HANDOFF,
-        &[("LUNAR_PROXY_HOST", &list(16))],
-        Flags::default(),
-    );
-    assert_eq!(loaded.map(|l| l.config.gateway.endpoints.len()), Ok(16));
-    let found = problems(
-        HANDOFF,
-        &[("LUNAR_PROXY_HOST", &list(17))],
-        Flags::default(),
-    );
-    assert_eq!(
-        found,
-        ["LUNAR_PROXY_HOST: gateway.endpoints: 17 endpoints are given; use 1 to 16"]
-    );
+fn there_is_room_for_8_endpoints_and_no_more() {
+    let list = |count: usize| (0..count).map(|n| format!("gw{n}:1")).collect::<Vec<_>>().join(",");
+    let loaded = load(HANDOFF, &[("LUNAR_PROXY_HOST", &list(8))], Flags::default());
+    assert_eq!(loaded.map(|l| l.config.gateway.endpoints.len()), Ok(8));
+    let found = problems(HANDOFF, &[("LUNAR_PROXY_HOST", &list(9))], Flags::default());
+    assert_eq!(found, ["LUNAR_PROXY_HOST: gateway.endpoints: 9 endpoints are given; use 1 to 8"]);
 }
