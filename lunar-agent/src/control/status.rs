@@ -167,8 +167,17 @@ pub fn read(
     let heartbeat = state.breaker.heartbeat();
     let mut agent = knowledge.agent;
     agent.lease_age_ms = (heartbeat != KtimeNs(0)).then(|| now.since(heartbeat).0 / 1_000_000);
-    let used = settings.endpoints.iter().take(settings.endpoint_count as usize).map(|s| u32::from(*s));
-    let endpoints = used
+    let slots = state.endpoint_slots()?;
+    let mut problems = knowledge.gateway_problems;
+    if slots.len() != settings.endpoint_count as usize {
+        problems.push(format!(
+            "the pinned settings name {} endpoints, of which {} can be: something else has written there",
+            settings.endpoint_count,
+            slots.len()
+        ));
+    }
+    let endpoints = slots
+        .into_iter()
         .map(|slot| {
             let mut shown = endpoint(&state.endpoint(slot)?, state.breaker.word(slot).load(), now);
             shown.problem = held_back(state, slot, &knowledge.endpoint_problem);
@@ -181,7 +190,7 @@ pub fn read(
         .map(|(slot, entry)| Ok(target(&entry, &state.counters(slot)?, problem_of(slot, &entry))))
         .collect::<Result<Vec<_>, KernelError>>()?;
     let totals = state.totals()?;
-    let gone = totals.records_taken + totals.records_withdrawn;
+    let gone = totals.records_taken.saturating_add(totals.records_withdrawn);
     Ok(Status {
         agent,
         gateway: Gateway {
@@ -190,7 +199,7 @@ pub fn read(
             forced: state.breaker.forced().then(|| "bypass".to_owned()),
             dry_run: settings.flags & flag::DRY_RUN != 0,
             endpoints,
-            problems: knowledge.gateway_problems,
+            problems,
         },
         targets,
         losses: Losses {
@@ -266,3 +275,6 @@ fn target(entry: &TargetEntry, counters: &Counters, problem: Option<String>) -> 
         dns: Dns { answers: counters.dns_answers, miss: counters.dns_misses },
     }
 }
+
+#[cfg(test)]
+mod tests;

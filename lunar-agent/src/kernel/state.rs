@@ -168,6 +168,15 @@ impl State {
         self.settings.get(&0, 0).map(|v| v.0).map_err(map_error(maps::SETTINGS))
     }
 
+    /// The endpoint slots that the newest generation uses, each once. What cannot be one, which only somebody who
+    /// scribbled on the pins can have put there, is left out.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn endpoint_slots(&self) -> Result<Vec<u32>, KernelError> {
+        self.settings().map(|settings| endpoint_slots(&settings))
+    }
+
     /// An endpoint slot.
     ///
     /// # Errors
@@ -231,17 +240,7 @@ impl State {
     /// If the map cannot be read.
     pub fn counters(&self, slot: u32) -> Result<Counters, KernelError> {
         let per_cpu = self.counters.get(&slot, 0).map_err(map_error(maps::COUNTERS))?;
-        Ok(per_cpu.iter().fold(Counters::default(), |mut sum, Value(cpu)| {
-            for (total, one) in sum.verdicts.iter_mut().zip(cpu.verdicts) {
-                *total += one;
-            }
-            sum.succeeded += cpu.succeeded;
-            sum.failed += cpu.failed;
-            sum.abandoned += cpu.abandoned;
-            sum.dns_answers += cpu.dns_answers;
-            sum.dns_misses += cpu.dns_misses;
-            sum
-        }))
+        Ok(sum_counters(per_cpu.iter().map(|value| value.0)))
     }
 
     /// The counters of the whole, summed over the CPUs.
@@ -250,16 +249,7 @@ impl State {
     /// If the map cannot be read.
     pub fn totals(&self) -> Result<Totals, KernelError> {
         let per_cpu = self.totals.get(&0, 0).map_err(map_error(maps::TOTALS))?;
-        Ok(per_cpu.iter().fold(Totals::default(), |sum, Value(cpu)| Totals {
-            events_lost: sum.events_lost + cpu.events_lost,
-            records_written: sum.records_written + cpu.records_written,
-            records_taken: sum.records_taken + cpu.records_taken,
-            records_withdrawn: sum.records_withdrawn + cpu.records_withdrawn,
-            sockets_full: sum.sockets_full + cpu.sockets_full,
-            storage_failed: sum.storage_failed + cpu.storage_failed,
-            headers_pushed: sum.headers_pushed + cpu.headers_pushed,
-            headers_failed: sum.headers_failed + cpu.headers_failed,
-        }))
+        Ok(sum_totals(per_cpu.iter().map(|value| value.0)))
     }
 
     /// Tells a program attached to a cgroup which target that is. The storage exists once it is attached.
@@ -327,5 +317,71 @@ impl State {
             Some(e) if inside == 0 => Err(map_error(maps::LISTENERS)(e)),
             _ => Ok(inside),
         }
+    }
+}
+
+fn endpoint_slots(settings: &Settings) -> Vec<u32> {
+    let mut slots = Vec::new();
+    for slot in settings.endpoints.iter().take(settings.endpoint_count as usize).map(|slot| u32::from(*slot))
+    {
+        if slot < MAX_ENDPOINTS && !slots.contains(&slot) {
+            slots.push(slot);
+        }
+    }
+    slots
+}
+
+// What somebody scribbled into a map may add up to more than there is room for: such a sum says so by its size.
+
+fn sum_counters(cpus: impl Iterator<Item = Counters>) -> Counters {
+    cpus.fold(Counters::default(), |mut sum, cpu| {
+        for (total, one) in sum.verdicts.iter_mut().zip(cpu.verdicts) {
+            *total = total.saturating_add(one);
+        }
+        sum.succeeded = sum.succeeded.saturating_add(cpu.succeeded);
+        sum.failed = sum.failed.saturating_add(cpu.failed);
+        sum.abandoned = sum.abandoned.saturating_add(cpu.abandoned);
+        sum.dns_answers = sum.dns_answers.saturating_add(cpu.dns_answers);
+        sum.dns_misses = sum.dns_misses.saturating_add(cpu.dns_misses);
+        sum
+    })
+}
+
+fn sum_totals(cpus: impl Iterator<Item = Totals>) -> Totals {
+    cpus.fold(Totals::default(), |sum, cpu| Totals {
+        events_lost: sum.events_lost.saturating_add(cpu.events_lost),
+        records_written: sum.records_written.saturating_add(cpu.records_written),
+        records_taken: sum.records_taken.saturating_add(cpu.records_taken),
+        records_withdrawn: sum.records_withdrawn.saturating_add(cpu.records_withdrawn),
+        sockets_full: sum.sockets_full.saturating_add(cpu.sockets_full),
+        storage_failed: sum.storage_failed.saturating_add(cpu.storage_failed),
+        headers_pushed: sum.headers_pushed.saturating_add(cpu.headers_pushed),
+        headers_failed: sum.headers_failed.saturating_add(cpu.headers_failed),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use lunar_common::verdict::REASONS;
+
+    use super::*;
+
+    #[test]
+    fn slots_that_there_are_none_of_are_left_out() {
+        let endpoints = [3, 255, 0, 3, 8, 7, 0, 1];
+        let settings = |endpoint_count| Settings { endpoints, endpoint_count, ..Settings::default() };
+        assert_eq!(endpoint_slots(&settings(u32::MAX)), [3, 0, 7, 1]);
+        assert_eq!(endpoint_slots(&settings(3)), [3, 0]);
+        assert!(endpoint_slots(&settings(0)).is_empty());
+    }
+
+    #[test]
+    fn counters_that_somebody_scribbled_on_add_up_to_the_most_there_is() {
+        let wild = Counters { verdicts: [u64::MAX; REASONS], failed: 7, ..Counters::default() };
+        let sum = sum_counters([wild, wild].into_iter());
+        assert_eq!((sum.verdicts, sum.failed, sum.abandoned), ([u64::MAX; REASONS], 14, 0));
+        let wild = Totals { records_taken: u64::MAX, events_lost: 3, ..Totals::default() };
+        let sum = sum_totals([wild, wild].into_iter());
+        assert_eq!((sum.records_taken, sum.events_lost, sum.headers_failed), (u64::MAX, 6, 0));
     }
 }
