@@ -97,3 +97,6 @@ async fn client(stream: UnixStream, asks: mpsc::Sender<Ask>, _place: OwnedSemaph
         tracing::debug!(error = e, "control socket: answer not sent");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! Both ends of the control socket against a peer that says anything. The server's `client` runs as it does in an
+//! agent, over a real socket; what would have been done is noted and not done.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use proptest::prelude::*;
+use serde::Serialize;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::{
+    super::{
+        client::{AskError, ask},
+        status::{Gateway, Losses, Status},
+    },
+    *,
+};
+
+fn any_request() -> impl Strategy<Value = Request> {
+    let texts = || proptest::collection::vec(any::<String>(), 0..4);
+    prop_oneof![
+        Just(Request::Status {}),
+        texts().prop_map(|selectors| Request::Attach { selectors }),
+        texts().prop_map(|selectors| Request::Detach { selectors }),
+    ]
+}
+
+fn status() -> Status {
+    let gateway = Gateway {
+        handoff: "original-dst".into(),
+        tls: "direct".into(),
+        forced: None,
+        dry_run: false,
+        endpoints: Vec::new(),
+        problems: vec!["ü".into()],
+    };
+    Status { agent: Default::default(), gateway, targets: Vec::new(), losses: Losses::default() }
+}
+
+fn any_answer() -> impl Strategy<Value = Answer> {
+    let lines = || proptest::collection::vec(any::<String>(), 0..4);
+    prop_oneof![
+        Just(Answer::Status(Box::new(status()))),
+        lines().prop_map(Answer::Done),
+        (lines(), any::<String>(), any::<bool>()).prop_map(|(done, reason, usage)| Answer::Refused {
+            done,
+            reason,
+            usage
+        }),
+    ]
+}
+
+/// A message's bytes and what becomes of them on the way.
+fn garbled(message: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+    let bytes = |most| proptest::collection::vec(any::<u8>(), 0..most);
+    (message, 0..7u8, any::<usize>(), bytes(64)).prop_map(|(json, how, at, noise)| {
+        let mut frame = u32::try_from(json.len()).unwrap().to_be_bytes().to_vec();
+        frame.extend(json);
+        let place = at % frame.len();
+        match how {
+            // As it is.
+            0 => {}
+            // Half a message.
+            1 => frame.truncate(place),
+            // Other bytes from somewhere on: often in the JSON, sometimes in the length.
+            2 => frame.splice(place.., noise).for_each(drop),
+            3 => frame[place] ^= 1 << (at >> 8 & 7),
+            // More than is due.
+            4 => frame.extend(noise),
+            // A length of its own, with other bytes behind it.
+            5 => frame[..4].copy_from_slice(&(at as u32).to_be_bytes()),
+            _ => frame = noise,
+        }
+        frame
+    })
+}
+
+fn json<T: Serialize>(message: impl Strategy<Value = T>) -> impl Strategy<Value = Vec<u8>> {
+    message.prop_map(|m| serde_json::to_vec(&m).unwrap())
+}
+
+/// What the first frame of `sent` asks for, if it is whole and a request.
+fn meant(sent: &[u8]) -> Option<Request> {
+    let (length, rest) = sent.split_first_chunk::<4>()?;
+    serde_json::from_slice(rest.get(..u32::from_be_bytes(*length) as usize)?).ok()
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Lets the server serve one client that sends these bytes and then nothing more: what was asked of the agent, and all
+/// that came back.
+async fn serve_one(sent: &[u8]) -> (Option<Request>, Vec<u8>) {
+    let (mut theirs, ours) = UnixStream::pair().unwrap();
+    theirs.write_all(sent).await.unwrap();
+    theirs.shutdown().await.unwrap();
+    let (asks, mut asked) = mpsc::channel::<Ask>(1);
+    let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+    let agent = async {
+        let (request, answer) = asked.recv().await?;
+        drop(answer.send(Answer::Done(vec!["noted".into()])));
+        Some(request)
+    };
+    let ((), request) = tokio::join!(client(ours, asks, place), agent);
+    let mut said = Vec::new();
+    // One that was dropped with bytes unread resets; nothing was said then.
+    let _ = theirs.read_to_end(&mut said).await;
+    (request, said)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 5_000, ..ProptestConfig::default() })]
+
+    /// Nothing is done but what a whole request says; and whatever is answered is an answer.
+    #[test]
+    fn a_client_that_says_anything_gets_at_most_an_answer(sent in garbled(json(any_request()))) {
+        let runtime = runtime();
+        let (asked, said) = runtime.block_on(serve_one(&sent));
+        prop_assert_eq!(format!("{asked:?}"), format!("{:?}", meant(&sent)));
+        if let Some((length, answer)) = said.split_first_chunk::<4>() {
+            prop_assert_eq!(u32::from_be_bytes(*length) as usize, answer.len());
+            let answer: Answer = serde_json::from_slice(answer).unwrap();
+            let expected = match asked {
+                Some(_) => matches!(answer, Answer::Done(_)),
+                None => matches!(answer, Answer::Refused { usage: true, .. }),
+            };
+            prop_assert!(expected, "{answer:?}");
+        } else {
+            prop_assert!(said.is_empty() && asked.is_none(), "{said:?} to {asked:?}");
+        }
+    }
+
+    /// The command line's end, told anything by what it takes for an agent, has an answer or a sentence.
+    #[test]
+    fn an_agent_that_says_anything_is_understood_or_named(sent in garbled(json(any_answer()))) {
+        let asked = runtime().block_on(async {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("s");
+            let listener = UnixListener::bind(&path).unwrap();
+            let agent = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                // The client may have heard enough before all is said.
+                let _ = stream.write_all(&sent).await;
+                let _ = stream.shutdown().await;
+                let mut request = Vec::new();
+                let _ = stream.read_to_end(&mut request).await;
+            };
+            let (asked, ()) = tokio::join!(ask(&path, &Request::Status {}), agent);
+            asked
+        });
+        match asked {
+            Ok(answer) => prop_assert!(serde_json::to_vec(&answer).is_ok()),
+            Err(AskError::NoAnswer { reason, .. }) => prop_assert!(!reason.is_empty()),
+            Err(other) => prop_assert!(false, "{other:?}"),
+        }
+    }
+
+    #[test]
+    fn decoding_never_panics(bytes in garbled(json(any_answer())), text in any::<String>()) {
+        for given in [&bytes[..], bytes.get(4..).unwrap_or_default(), text.as_bytes()] {
+            let _ = (serde_json::from_slice::<Request>(given), serde_json::from_slice::<Answer>(given));
+        }
+    }
+}
+
+/// Deep nesting ends before the stack does.
+#[test]
+fn depth_has_an_end() {
+    for text in ["[".repeat(1 << 16), "{\"attach\":".repeat(1 << 14)] {
+        let frame = [&u32::try_from(text.len()).unwrap().to_be_bytes(), text.as_bytes()].concat();
+        let (asked, said) = runtime().block_on(serve_one(&frame));
+        let said = String::from_utf8(said[4..].to_vec()).unwrap();
+        assert!(asked.is_none() && said.contains("not a request that this agent knows"), "{said}");
+    }
+}
