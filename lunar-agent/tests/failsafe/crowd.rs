@@ -10,9 +10,9 @@ use crate::{
 };
 
 /// How many clients at a time.
-const CLIENTS: u64 = 8;
+pub const CLIENTS: u64 = 8;
 
-fn clients(scene: &Scene, connects: &str) -> Vec<Child> {
+pub fn clients(scene: &Scene, connects: &str) -> Vec<Child> {
     let start = |_| {
         let args = ["client", "connects", "--to", PROVIDER, "--count", connects, "--linger0"];
         let spawn = scene.world.lab.role(args).unwrap().netns(&scene.world.host).cgroup(&scene.world.app);
@@ -23,7 +23,7 @@ fn clients(scene: &Scene, connects: &str) -> Vec<Child> {
 
 /// How the connects ended, as the clients saw them: (ok, refused). One that was answered and then reset, because the
 /// endpoint died with it in its queue, is ok: it was connected.
-fn results(clients: &mut [Child]) -> (u64, u64) {
+pub fn results(clients: &mut [Child]) -> (u64, u64) {
     clients.iter_mut().fold((0, 0), |(ok, refused), child| {
         let said = child.finish(Duration::from_secs(60)).unwrap();
         let result: serde_json::Value = serde_json::from_str(said.trim()).unwrap();

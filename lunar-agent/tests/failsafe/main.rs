@@ -12,5 +12,6 @@ mod cooldown;
 mod crowd;
 mod epoch;
 mod probes;
+mod race;
 mod silence;
 mod start;
