@@ -360,7 +360,7 @@ impl Agent {
         };
         Ok(status::read(&self.state, knowledge, |slot, entry| {
             let unknown = || format!("{} is not a target of this agent", text(&entry.name, entry.name_len));
-            if self.targets.iter().any(|t| t.slot == slot) {
+            if self.targets.iter().any(|t| t.slot == slot && t.cgroup.id == entry.cgroup_id) {
                 self.target_problems.get(&slot).cloned()
             } else {
                 Some(unknown())

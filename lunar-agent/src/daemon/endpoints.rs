@@ -105,9 +105,7 @@ pub(super) async fn first(
 
 /// The entries that the pinned generation uses.
 fn pinned(state: &State) -> Result<Vec<(u32, Entry)>, KernelError> {
-    let settings = state.settings()?;
-    let used = settings.endpoints.iter().take(settings.endpoint_count as usize);
-    used.map(|slot| state.endpoint(u32::from(*slot)).map(|entry| (u32::from(*slot), entry))).collect()
+    state.endpoint_slots()?.into_iter().map(|slot| state.endpoint(slot).map(|entry| (slot, entry))).collect()
 }
 
 fn remember(spec: &EndpointSpec, pinned: &[(u32, Entry)]) -> Resolution {

@@ -85,7 +85,10 @@ impl Agent {
             self.gateways.shown.insert(slot, address);
             self.gateways.held.insert(address, held.clone());
             match self.offer_listeners(slot, &held) {
-                Ok(0) if !held.is_empty() => self.cannot_watch(address, "none of them can be copied"),
+                // Those who are gone took their sockets along: that is what the kernel is to see, until the next look.
+                Ok(0) if held.iter().any(Held::stands) => {
+                    self.cannot_watch(address, "none of them can be copied");
+                }
                 Ok(_) => {
                     self.gateways.unwatchable.remove(&address);
                 }

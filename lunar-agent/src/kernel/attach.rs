@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
 };
 
@@ -102,7 +102,7 @@ fn attach_one(
     made: &mut Vec<PathBuf>,
 ) -> Result<(), KernelError> {
     let fd = generation.program(program);
-    if !swap(path, fd)? {
+    if !swap(path, cgroup, fd)? {
         let link = sys::link_create(fd, dir.as_fd(), program.hook()).map_err(KernelError::sys(
             "attach",
             format!("{} to {}", program.name(), cgroup.path.display()),
@@ -116,12 +116,16 @@ fn attach_one(
     Ok(())
 }
 
-/// Swaps the program of a pinned link; says whether there was one to swap. A link whose cgroup is gone is removed.
-fn swap(path: &Path, program: std::os::fd::BorrowedFd<'_>) -> Result<bool, KernelError> {
+/// Swaps the program of a pinned link; says whether there was one to swap. A link to another cgroup, or to one that is
+/// gone, is removed.
+fn swap(path: &Path, cgroup: &Cgroup, program: BorrowedFd<'_>) -> Result<bool, KernelError> {
     let link = match sys::open_pin(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
         other => other.map_err(KernelError::sys("open", path.display().to_string()))?,
     };
+    if sys::cgroup_link(link.as_fd()).is_ok_and(|at| at.cgroup_id != cgroup.id) {
+        return detach_link(path).map(|()| false);
+    }
     match sys::link_update(link.as_fd(), program) {
         Ok(()) => Ok(true),
         // kernel/bpf/cgroup.c, `cgroup_bpf_replace`: the cgroup died and took the attachment with it.
@@ -155,8 +159,8 @@ pub(super) fn end_verdicts_in(links: &Path) -> Result<Vec<PathBuf>, KernelError>
     let mut ended = Vec::new();
     for path in pins::entries(links)? {
         // What is no link to a cgroup decides nothing.
-        let hook = sys::open_pin(&path).and_then(|link| sys::cgroup_link_hook(link.as_fd()));
-        if hook.is_ok_and(|hook| Program::VERDICTS.iter().any(|p| p.hook() as u32 == hook)) {
+        let link = sys::open_pin(&path).and_then(|link| sys::cgroup_link(link.as_fd()));
+        if link.is_ok_and(|link| Program::VERDICTS.iter().any(|p| p.hook() as u32 == link.hook)) {
             detach_link(&path)?;
             ended.push(path);
         }

@@ -67,8 +67,16 @@ pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
 }
 
-/// The hook of a link to a cgroup (`bpf_attach_type`).
-pub fn cgroup_link_hook(link: BorrowedFd<'_>) -> io::Result<u32> {
+/// Where a link to a cgroup is attached.
+pub struct CgroupLink {
+    /// The cgroup's id; 0 when it is gone.
+    pub cgroup_id: u64,
+    /// The hook (`bpf_attach_type`).
+    pub hook: u32,
+}
+
+/// Where a link to a cgroup is attached.
+pub fn cgroup_link(link: BorrowedFd<'_>) -> io::Result<CgroupLink> {
     // SAFETY: plain integers and pointers as integers; all zero asks for no text.
     let mut info: bpf_link_info = unsafe { core::mem::zeroed() };
     let mut attr = new_attr();
@@ -80,7 +88,8 @@ pub fn cgroup_link_hook(link: BorrowedFd<'_>) -> io::Result<u32> {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not a link to a cgroup"));
     }
     // SAFETY: the variant that the kernel fills for this type of link; integers either way.
-    Ok(unsafe { info.__bindgen_anon_1.cgroup.attach_type })
+    let at = unsafe { info.__bindgen_anon_1.cgroup };
+    Ok(CgroupLink { cgroup_id: at.cgroup_id, hook: at.attach_type })
 }
 
 /// Attaches a program to a sockmap or sockhash, in place of the one before. A link for this exists only from
