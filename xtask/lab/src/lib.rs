@@ -11,9 +11,11 @@
 
 pub mod bench;
 pub mod demo;
+pub mod foreign;
 pub mod janitor;
 pub mod role;
 
+mod bpf;
 mod cgroup;
 mod child;
 mod lab;

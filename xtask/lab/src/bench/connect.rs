@@ -13,7 +13,6 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
-    bpf,
     entries::{Block, Family},
     field::{Agent, Field, Setup, Worker},
     latency::{self, Latencies},
@@ -23,7 +22,7 @@ use super::{
     report,
     worker::{COLD, End, Job, Quantiles, STEADY, To},
 };
-use crate::Cgroup;
+use crate::{Cgroup, bpf};
 
 #[derive(Debug, Args)]
 pub(super) struct Connect {

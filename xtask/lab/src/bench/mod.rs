@@ -1,7 +1,6 @@
 //! What the interceptor costs: `cargo xtask bench connect` and `cargo xtask bench rest`. What is measured, and how,
 //! is in docs/benchmarks.md.
 
-mod bpf;
 mod connect;
 mod entries;
 mod field;

@@ -8,7 +8,8 @@ use std::{
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::{bpf, statistics::Spread};
+use super::statistics::Spread;
+use crate::bpf;
 
 /// Batches per workload.
 const BATCHES: usize = 40;

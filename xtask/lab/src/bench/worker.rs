@@ -20,7 +20,8 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{bpf, statistics::quantile};
+use super::statistics::quantile;
+use crate::bpf;
 
 /// Warm-up for figures on cold caches: the process has been woken, and knows none of the tables' cache lines.
 pub(super) const COLD: usize = 50;

@@ -1,0 +1,223 @@
+//! The calls of `bpf(2)` that measurements and tests need: programs made by hand, what is attached to a cgroup, the
+//! kernel's run-time statistics, and the programs behind pinned links.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+use aya_obj::generated::{
+    BPF_F_ALLOW_MULTI, bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_map_type,
+    bpf_prog_info, bpf_prog_type, bpf_stats_type,
+};
+
+fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
+    // SAFETY: `attr` is a whole `union bpf_attr`, zeroed and then filled by the caller; the kernel reads no further
+    // than the size given.
+    let ret = unsafe {
+        libc::syscall(libc::SYS_bpf, cmd as libc::c_uint, core::ptr::from_mut(attr), size_of::<bpf_attr>())
+    };
+    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret as i32) }
+}
+
+fn new_attr() -> bpf_attr {
+    // SAFETY: `bpf_attr` is a union of plain integers and arrays of them; all zero is the kernel's own default.
+    unsafe { core::mem::zeroed() }
+}
+
+fn own(fd: i32) -> OwnedFd {
+    // SAFETY: the kernel returned a new descriptor that nobody else owns.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Loads the shortest program there is for a cgroup hook: it lets the call go on.
+pub(crate) fn load_empty(hook: bpf_attach_type) -> io::Result<OwnedFd> {
+    // mov64 r0, 1 (ALU64 | MOV | K); exit (JMP | EXIT).
+    load(
+        bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
+        hook,
+        &[instruction(0xb7, 0, 0, 0, 1), instruction(0x95, 0, 0, 0, 0)],
+    )
+}
+
+/// Loads a program made by hand; when the verifier refuses it, its log is in the error.
+pub(crate) fn load(
+    kind: bpf_prog_type,
+    hook: bpf_attach_type,
+    instructions: &[bpf_insn],
+) -> io::Result<OwnedFd> {
+    let mut log = vec![0_u8; 1 << 16];
+    let mut attr = new_attr();
+    // SAFETY: the union is zeroed; these fields are the ones BPF_PROG_LOAD reads, and what they point to outlives the
+    // call.
+    unsafe {
+        let load = &mut attr.__bindgen_anon_3;
+        load.prog_type = kind as u32;
+        load.expected_attach_type = hook as u32;
+        load.insns = instructions.as_ptr() as u64;
+        load.insn_cnt = instructions.len() as u32;
+        load.license = c"Dual MIT/GPL".as_ptr() as u64;
+        load.log_buf = log.as_mut_ptr() as u64;
+        load.log_size = log.len() as u32;
+        load.log_level = 1;
+    }
+    bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).map(own).map_err(|e| {
+        let said = log.split(|byte| *byte == 0).next().unwrap_or_default();
+        io::Error::new(e.kind(), format!("{e}: {}", String::from_utf8_lossy(said)))
+    })
+}
+
+/// One instruction (Documentation/bpf/standardization/instruction-set.rst).
+pub(crate) fn instruction(code: u8, to: u8, from: u8, off: i16, imm: i32) -> bpf_insn {
+    bpf_insn { code, _bitfield_align_1: [], _bitfield_1: bpf_insn::new_bitfield_1(to, from), off, imm }
+}
+
+/// Makes an array map of one 64-bit value.
+pub(crate) fn create_word() -> io::Result<OwnedFd> {
+    let mut attr = new_attr();
+    // SAFETY: the union is zeroed; these fields are the ones BPF_MAP_CREATE reads.
+    unsafe {
+        let map = &mut attr.__bindgen_anon_1;
+        map.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+        map.key_size = size_of::<u32>() as u32;
+        map.value_size = size_of::<u64>() as u32;
+        map.max_entries = 1;
+    }
+    bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr).map(own)
+}
+
+/// Attaches a program to a cgroup, for as long as the link is held.
+pub(crate) fn attach(
+    prog: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    hook: bpf_attach_type,
+) -> io::Result<OwnedFd> {
+    let mut attr = new_attr();
+    attr.link_create.__bindgen_anon_1.prog_fd = prog.as_raw_fd() as u32;
+    attr.link_create.__bindgen_anon_2.target_fd = cgroup.as_raw_fd() as u32;
+    attr.link_create.attach_type = hook as u32;
+    bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr).map(own)
+}
+
+/// Attaches a program to a cgroup as it was done before there were links: it stays until it is detached or the cgroup
+/// goes. Without `beside_others` the hook is this program's alone.
+pub(crate) fn attach_for_good(
+    prog: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    hook: bpf_attach_type,
+    beside_others: bool,
+) -> io::Result<()> {
+    let mut attr = new_attr();
+    // SAFETY: the union is zeroed; these fields are the ones BPF_PROG_ATTACH reads.
+    unsafe {
+        let attach = &mut attr.__bindgen_anon_5;
+        attach.__bindgen_anon_1.target_fd = cgroup.as_raw_fd() as u32;
+        attach.attach_bpf_fd = prog.as_raw_fd() as u32;
+        attach.attach_type = hook as u32;
+        attach.attach_flags = if beside_others { BPF_F_ALLOW_MULTI } else { 0 };
+    }
+    bpf(bpf_cmd::BPF_PROG_ATTACH, &mut attr).map(drop)
+}
+
+/// The ids of the programs that are attached to a cgroup itself, in the order in which they run.
+pub(crate) fn attached(cgroup: BorrowedFd<'_>, hook: bpf_attach_type) -> io::Result<Vec<u32>> {
+    let mut ids = [0_u32; 64];
+    let mut attr = new_attr();
+    attr.query.__bindgen_anon_1.target_fd = cgroup.as_raw_fd() as u32;
+    attr.query.attach_type = hook as u32;
+    attr.query.prog_ids = ids.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.prog_cnt = ids.len() as u32;
+    bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
+    // SAFETY: the kernel wrote the count where the query's own variant has it.
+    let count = unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize;
+    Ok(ids[..count].to_vec())
+}
+
+/// Opens what is pinned.
+pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())
+        .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+    let mut attr = new_attr();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET, &mut attr).map(own)
+}
+
+/// Writes one 64-bit value of an array map.
+pub(crate) fn write_word(map: BorrowedFd<'_>, index: u32, mut value: u64) -> io::Result<()> {
+    at_word(bpf_cmd::BPF_MAP_UPDATE_ELEM, map, index, &mut value)
+}
+
+/// Reads one 64-bit value of an array map.
+pub(crate) fn read_word(map: BorrowedFd<'_>, index: u32) -> io::Result<u64> {
+    let mut value = 0;
+    at_word(bpf_cmd::BPF_MAP_LOOKUP_ELEM, map, index, &mut value)?;
+    Ok(value)
+}
+
+fn at_word(cmd: bpf_cmd, map: BorrowedFd<'_>, index: u32, value: &mut u64) -> io::Result<()> {
+    let mut attr = new_attr();
+    // SAFETY: the union is zeroed; these fields are the ones that look-up and update read, and what they point to
+    // outlives the call.
+    unsafe {
+        let element = &mut attr.__bindgen_anon_2;
+        element.map_fd = map.as_raw_fd() as u32;
+        element.key = (&raw const index) as u64;
+        element.__bindgen_anon_1.value = core::ptr::from_mut(value) as u64;
+    }
+    bpf(cmd, &mut attr).map(drop)
+}
+
+/// Makes the kernel time every program, for as long as the descriptor is held (5.8+).
+pub(crate) fn enable_statistics() -> io::Result<OwnedFd> {
+    let mut attr = new_attr();
+    attr.enable_stats.type_ = bpf_stats_type::BPF_STATS_RUN_TIME as u32;
+    bpf(bpf_cmd::BPF_ENABLE_STATS, &mut attr).map(own)
+}
+
+/// What the kernel has counted of a program while statistics were on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RunTime {
+    /// Nanoseconds in all.
+    pub ns: u64,
+    /// Runs.
+    pub runs: u64,
+}
+
+/// The run-time statistics of a program.
+pub(crate) fn run_time(prog: BorrowedFd<'_>) -> io::Result<RunTime> {
+    // SAFETY: plain integers, for which all zero is a value; zero array lengths ask the kernel for no arrays.
+    let mut info: bpf_prog_info = unsafe { core::mem::zeroed() };
+    describe(prog, &mut info)?;
+    Ok(RunTime { ns: info.run_time_ns, runs: info.run_cnt })
+}
+
+/// The id of a program.
+pub(crate) fn program_id(prog: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: as in `run_time`.
+    let mut info: bpf_prog_info = unsafe { core::mem::zeroed() };
+    describe(prog, &mut info)?;
+    Ok(info.id)
+}
+
+/// The program that a link runs now.
+pub(crate) fn program_of(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: as in `run_time`.
+    let mut info: bpf_link_info = unsafe { core::mem::zeroed() };
+    describe(link, &mut info)?;
+    let mut attr = new_attr();
+    attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = info.prog_id;
+    bpf(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr).map(own)
+}
+
+fn describe<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    let mut attr = new_attr();
+    attr.info.bpf_fd = object.as_raw_fd() as u32;
+    attr.info.info_len = size_of::<T>() as u32;
+    attr.info.info = core::ptr::from_mut(info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr).map(drop)
+}
