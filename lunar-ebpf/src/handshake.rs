@@ -62,7 +62,11 @@ pub fn follow(ctx: &SockOpsContext) {
     match (op, connection.phase) {
         (BPF_SOCK_OPS_TCP_CONNECT_CB, phase::DECIDED) => syn_leaves(ctx, connection, settings),
         // Asked right after TCP_CONNECT_CB (net/ipv4/tcp_output.c, `tcp_connect`).
-        (BPF_SOCK_OPS_TIMEOUT_INIT, phase::SYN_SENT) => context::reply(ctx, settings.syn_timeout),
+        (BPF_SOCK_OPS_TIMEOUT_INIT, phase::SYN_SENT) => {
+            context::reply(ctx, settings.syn_timeout);
+            // Once more: programs after ours have seen TCP_CONNECT_CB too, and many set their own flags and no others.
+            watch_state(ctx);
+        }
         (BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, phase::SYN_SENT) => answered(ctx, connection, settings),
         (BPF_SOCK_OPS_STATE_CB, phase::SYN_SENT | phase::OVER)
             if context::argument::<0>(ctx) == SYN_SENT && context::argument::<1>(ctx) == CLOSE =>
@@ -79,9 +83,7 @@ pub fn follow(ctx: &SockOpsContext) {
 fn syn_leaves(ctx: &SockOpsContext, connection: &mut Connection, settings: &Settings) {
     connection.phase = phase::SYN_SENT;
     track(connection);
-    // Flags this kernel does not know cannot have been set, so it refuses nothing. The flag stays on: another program
-    // may have asked for it meanwhile, and it costs a call at each change of state, none of which is on the way of data.
-    ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG).cast_signed()).ok();
+    watch_state(ctx);
     connection.syn_count = context::syn_retries(ctx).unwrap_or(SYSTEM_SYN_RETRIES);
     context::set_syn_retries(ctx, settings.syn_retries);
     if records(connection) {
@@ -90,6 +92,14 @@ fn syn_leaves(ctx: &SockOpsContext, connection: &mut Connection, settings: &Sett
             count::of_all!(records_written);
         }
     }
+}
+
+/// Asks for `STATE_CB`. Flags this kernel does not know cannot have been set, so it refuses nothing. The flag stays on:
+/// another program may have asked for it meanwhile, and it costs a call at each change of state, none of which is on
+/// the way of data.
+#[inline(always)]
+fn watch_state(ctx: &SockOpsContext) {
+    ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG).cast_signed()).ok();
 }
 
 /// The bound was for the SYN to the gateway alone: the socket may be connected again, elsewhere.
