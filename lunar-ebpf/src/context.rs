@@ -10,7 +10,9 @@ use aya_ebpf::{
     bindings::bpf_sock,
     helpers::{
         bpf_get_socket_cookie,
-        generated::{bpf_get_netns_cookie, bpf_getsockopt, bpf_setsockopt, bpf_skc_to_tcp_sock},
+        generated::{
+            bpf_get_netns_cookie, bpf_get_retval, bpf_getsockopt, bpf_setsockopt, bpf_skc_to_tcp_sock,
+        },
     },
     programs::{SkMsgContext, SockAddrContext, SockOpsContext, SockoptContext},
 };
@@ -272,6 +274,13 @@ pub fn ops_sk(ctx: &SockOpsContext) -> *mut bpf_sock {
 #[inline(always)]
 pub fn argument<const N: usize>(ctx: &SockOpsContext) -> u32 {
     field!(ctx.ops, __bindgen_anon_1.args[N])
+}
+
+/// Whether another program on this hook, before ours, has refused the connect: the kernel runs ours all the same.
+#[inline(always)]
+pub fn refused_already() -> bool {
+    // SAFETY: no argument; connect hooks may call it from 6.1 on (`cgroup_common_func_proto`).
+    unsafe { bpf_get_retval() != 0 }
 }
 
 /// What a `sock_ops` call answers.

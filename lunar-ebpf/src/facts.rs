@@ -95,7 +95,8 @@ impl<H: SockAddr> Facts for ConnectFacts<'_, H> {
     fn choose(&self) -> Verdict {
         let sk = self.hook.sk();
         let bound = context::bound_to_device(sk) || context::shares_port(sk);
-        let reaches = !bound && self.hook.permits(self.family);
+        // What is refused reaches nothing; redirected it would look like a failure of the endpoint.
+        let reaches = !bound && !context::refused_already() && self.hook.permits(self.family);
         let family = if reaches { u32::from(self.family) } else { 0 };
         let netns = if self.settings.flags & flag::NAMESPACES != 0 { self.hook.netns() } else { 0 };
         Verdict::unpack(apart::choose_endpoint(family, netns, self.now.0))
