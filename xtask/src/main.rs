@@ -70,7 +70,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Measure: `bench connect` or `bench rest`; `bench --help` tells more
+    /// Measure: `bench connect`, `bench rest` or `bench load`; `bench --help` tells more
     #[command(disable_help_flag = true)]
     Bench {
         /// Passed on to `lunar-lab bench`

@@ -25,7 +25,7 @@ enum Command {
     /// Call a provider and say, in JSON, what came of it
     #[command(subcommand)]
     Client(Step),
-    /// Measure what a connect costs, or what the agent takes at rest
+    /// Measure what a connect costs, what the agent takes at rest, and how it copes with many targets
     Bench(Bench),
     /// Show the main job: redirect, fail over, come back
     Demo(Demo),

@@ -1,11 +1,12 @@
-//! What the interceptor costs: `cargo xtask bench connect` and `cargo xtask bench rest`. What is measured, and how,
-//! is in docs/benchmarks.md.
+//! What the interceptor costs: `cargo xtask bench connect`, `bench rest` and `bench load`. What is measured, and how, is
+//! in docs/benchmarks.md.
 
 mod connect;
 mod entries;
 mod field;
 mod latency;
 mod listen;
+mod load;
 mod machine;
 mod policies;
 mod programs;
@@ -41,6 +42,11 @@ enum What {
     /// Measure the agent at rest for a minute: memory, CPU, wake-ups
     #[command(after_help = "Examples:\n  cargo xtask bench rest\n  cargo xtask bench rest --json out.json")]
     Rest(rest::Rest),
+    /// Measure an agent with 1,000 targets and 100,000 policy entries: start, restart, attach, detach, status
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench load\n  cargo xtask bench load --targets 100 --runs 3"
+    )]
+    Load(load::Load),
     /// Take jobs from standard input, one JSON object per line, and answer one line each
     #[command(hide = true)]
     Worker,
@@ -58,6 +64,7 @@ impl Bench {
         match &self.what {
             What::Connect(connect) => connect.run(),
             What::Rest(rest) => rest.run(),
+            What::Load(load) => load.run(),
             What::Worker => worker::serve(),
             What::Listen(listen) => listen.run(),
         }

@@ -25,9 +25,9 @@ const CALM: Duration = Duration::from_secs(5);
 
 /// What `/proc/PID` says of a process at one moment.
 #[derive(Debug, Clone, Copy)]
-struct Moment {
+pub(super) struct Moment {
     /// On a CPU, nanoseconds.
-    cpu_ns: u64,
+    pub(super) cpu_ns: u64,
     /// User and system time, clock ticks.
     ticks: u64,
     /// Times it went to sleep by itself: as often it was woken.
@@ -85,7 +85,7 @@ impl Rest {
 }
 
 /// Sums over the threads of a process.
-fn moment(pid: u32) -> Result<Moment> {
+pub(super) fn moment(pid: u32) -> Result<Moment> {
     let mut sum = Moment { cpu_ns: 0, ticks: 0, wake_ups: 0 };
     let dir = format!("/proc/{pid}/task");
     for thread in fs::read_dir(&dir).with_context(|| format!("cannot read {dir}: has the agent died?"))? {
