@@ -75,6 +75,7 @@ impl Agent {
         for target in self.targets.iter().cloned().collect::<Vec<_>>() {
             self.attach(&target, self.targets.attachment(&target))?;
             tracing::info!(target = target.name, cgroup = %target.cgroup.path.display(), "attached");
+            self.beat();
         }
         Ok(())
     }
@@ -111,9 +112,9 @@ impl Agent {
         Ok(())
     }
 
-    /// Tells every target anew how it lies among the others.
-    fn retell_nesting(&mut self) -> Result<(), KernelError> {
-        for target in self.targets.iter() {
+    /// Tells the targets around a cgroup and inside it anew how they lie among the others.
+    fn retell_around(&mut self, cgroup: &Cgroup) -> Result<(), KernelError> {
+        for target in self.targets.relatives(cgroup) {
             attach::retell(&mut self.state, target.cgroup.id, self.targets.attachment(target))?;
         }
         Ok(())
@@ -131,14 +132,11 @@ impl Agent {
         }
         let target = self.targets.add(selector.to_string(), cgroup, None, Wish::ByHand)?.clone();
         // The others learn of it first: a connect meanwhile is decided by one of them, once.
-        let others = self.targets.iter().filter(|t| t.slot != target.slot).cloned().collect::<Vec<_>>();
-        let attached = others
-            .iter()
-            .try_for_each(|t| attach::retell(&mut self.state, t.cgroup.id, self.targets.attachment(t)))
-            .and_then(|()| self.attach(&target, self.targets.attachment(&target)));
+        let told = self.retell_around(&target.cgroup);
+        let attached = told.and_then(|()| self.attach(&target, self.targets.attachment(&target)));
         if let Err(e) = attached {
             self.targets.remove(|t| t.slot == target.slot);
-            self.retell_nesting()?;
+            self.retell_around(&target.cgroup)?;
             return Err(e.into());
         }
         tracing::info!(target = target.name, cgroup = %target.cgroup.path.display(), "attached");
@@ -146,7 +144,10 @@ impl Agent {
     }
 
     pub(super) fn detach_all(&mut self, selectors: &[String]) -> Answer {
-        self.one_by_one(selectors, Self::detach_selector)
+        let answer = self.one_by_one(selectors, Self::detach_selector);
+        // Once for all of them: it takes as long for one as for a thousand.
+        self.after_detaching();
+        answer
     }
 
     /// By name, by selector, or by what a selector means: a target whose cgroup is gone still has its name.
@@ -155,7 +156,6 @@ impl Agent {
         let is_it = |t: &Target| t.name == text || meant.as_ref().is_some_and(|c| c.id == t.cgroup.id);
         let target = self.targets.remove(is_it).ok_or_else(|| Refusal::Unknown(text.to_owned()))?;
         self.forget_target(&target)?;
-        self.after_detaching()?;
         tracing::info!(target = target.name, "detached");
         Ok(format!("detached {}", target.name))
     }
@@ -164,7 +164,8 @@ impl Agent {
     pub(super) fn forget_target(&mut self, target: &Target) -> Result<(), KernelError> {
         self.target_problems.remove(&target.slot);
         self.let_go_of(target.slot, target.cgroup.id)?;
-        self.state.set_target(target.slot, None)
+        self.state.set_target(target.slot, None)?;
+        self.retell_around(&target.cgroup)
     }
 
     /// Ends a target's verdicts. What follows its connections that are under way stays as long as they may be.
@@ -189,11 +190,11 @@ impl Agent {
         }
     }
 
-    /// What others have to know when targets have been detached.
-    pub(super) fn after_detaching(&mut self) -> Result<(), KernelError> {
-        self.retell_nesting()?;
-        self.state.recount_sockets()?;
-        self.state.forget_syns()
+    /// What detached targets leave in the maps is taken out.
+    pub(super) fn after_detaching(&mut self) {
+        if let Err(e) = self.state.recount_sockets().and_then(|()| self.state.forget_syns()) {
+            tracing::error!(error = %e, "what detached targets left behind is still there");
+        }
     }
 
     /// Does one thing after the other, with a heartbeat between them; stops at the first that cannot be done.

@@ -139,9 +139,7 @@ impl Agent {
                 Err(e) => tracing::error!(target = target.name, error = %e, "not wholly detached"),
             }
         }
-        if let Err(e) = self.after_detaching() {
-            tracing::error!(error = %e, "the targets that remain do not know of it");
-        }
+        self.after_detaching();
     }
 
     /// Puts the generation in effect back where a newer one could not be swapped in everywhere. Where that fails too,

@@ -74,15 +74,16 @@ impl TargetSet {
         if self.targets.iter().any(|t| t.name == name) {
             return Err(AddError::NameTaken(name));
         }
-        let held = |slot: u32| self.targets.iter().any(|t| t.slot == slot);
-        let left = |slot: u32| self.leaving.iter().any(|(s, _)| *s == slot);
+        let mut taken = [false; MAX_TARGETS as usize];
+        let left = self.leaving.iter().map(|(slot, _)| *slot);
+        for slot in self.targets.iter().map(|t| t.slot).chain(left) {
+            taken[slot as usize] = true;
+        }
         // One that comes back before it has left: its programs know its slot.
         let back = self.leaving.iter().find(|(_, id)| *id == cgroup.id).map(|(slot, _)| *slot);
-        let slot = slot
-            .filter(|s| !held(*s))
-            .or(back)
-            .or_else(|| (0..MAX_TARGETS).find(|s| !held(*s) && !left(*s)))
-            .ok_or(AddError::Full)?;
+        let is_free = |slot: &u32| !taken[*slot as usize];
+        let slot =
+            slot.filter(is_free).or(back).or_else(|| (0..MAX_TARGETS).find(is_free)).ok_or(AddError::Full)?;
         self.leaving.retain(|(s, _)| *s != slot);
         let at = self.targets.len();
         self.targets.push(Target { name, cgroup, slot, wish });
@@ -153,6 +154,11 @@ impl TargetSet {
     /// All targets, in the order in which they came.
     pub fn iter(&self) -> impl Iterator<Item = &Target> {
         self.targets.iter()
+    }
+
+    /// The targets around a cgroup and inside it: they have to know when it becomes one, and when it is none any more.
+    pub fn relatives(&self, cgroup: &Cgroup) -> impl Iterator<Item = &Target> {
+        self.targets.iter().filter(|t| t.cgroup.contains(cgroup) || cgroup.contains(&t.cgroup))
     }
 
     /// What the programs on a target's cgroup must know.
@@ -229,6 +235,10 @@ mod tests {
         assert_eq!(nesting_of(&set, "mid"), nesting::HAS_INNER | nesting::HAS_OUTER);
         assert_eq!(nesting_of(&set, "in"), nesting::HAS_OUTER);
         assert_eq!(nesting_of(&set, "other"), 0);
+        let relatives =
+            |path: &str| -> Vec<String> { set.relatives(&cgroup(path, 9)).map(|t| t.name.clone()).collect() };
+        assert_eq!(relatives("/x/y"), ["out", "in"]);
+        assert_eq!(relatives("/xy/z"), ["other"]);
     }
 
     #[test]
