@@ -113,6 +113,7 @@ impl Load {
         thread::sleep(WATCHED);
         let after = rest::moment(agent.id())?;
         let at_rest = (after.cpu_ns - before.cpu_ns) as f64 / WATCHED.as_nanos() as f64 * 100.0;
+        rows.add("reload: all programs swapped", bench.agent(&["reload"])?);
         rows.add("stop", bench.stop(agent)?);
         let (agent, took) = bench.start()?;
         rows.add("restart: all programs swapped", took);
@@ -174,6 +175,7 @@ impl Bench {
 
     /// Starts an agent and waits until it is ready; how long that took, in ms.
     fn start(&self) -> Result<(Child, f64)> {
+        self.forget_messages()?;
         let spawn = Spawn::new(agent_binary()?)
             .args(["run", "--config"])
             .args([self.config()])
@@ -189,6 +191,13 @@ impl Bench {
                 return Ok((agent, ms(began)));
             }
         }
+    }
+
+    /// An agent that reloaded has said once more that it is ready.
+    fn forget_messages(&self) -> Result<()> {
+        self.ready.set_nonblocking(true)?;
+        while self.ready.recv(&mut [0; 256]).is_ok() {}
+        Ok(self.ready.set_nonblocking(false)?)
     }
 
     /// Stops an agent, its pins stay; how long that took, in ms.
