@@ -201,10 +201,11 @@ fn a_hook_that_is_taken_is_told_and_left_alone() {
     let s = Scene::new("foreign-alone");
     let alone = s.foreign(Hook::Connect4, Deed::Watch, By::Alone);
     let mut agent = s.world.agent_unready(&s.world.toml("original-dst", &ENDPOINTS, ""), &[]);
-    assert!(!agent.child.wait(SOON).unwrap().success());
+    assert_eq!(agent.child.wait(SOON).unwrap().code(), Some(1));
     let said = agent.child.output();
-    let names_it =
-        said.contains("cannot attach connect4") && said.contains(s.world.app.path().to_str().unwrap());
+    let names_it = said.contains("cannot attach connect4")
+        && said.contains(s.world.app.path().to_str().unwrap())
+        && said.contains("admits none beside it");
     assert!(names_it, "{said}");
     let callers = s.world.callers(&s.world.app, PROVIDER, 10, &[]);
     assert_eq!(callers, counts([(CLIENT[0], 10)]));

@@ -103,10 +103,16 @@ fn attach_one(
 ) -> Result<(), KernelError> {
     let fd = generation.program(program);
     if !swap(path, cgroup, fd)? {
-        let link = sys::link_create(fd, dir.as_fd(), program.hook()).map_err(KernelError::sys(
-            "attach",
-            format!("{} to {}", program.name(), cgroup.path.display()),
-        ))?;
+        let link = sys::link_create(fd, dir.as_fd(), program.hook()).map_err(|e| match e.raw_os_error() {
+            // The capabilities were looked at (`features::check`): kernel/bpf/cgroup.c, `hierarchy_allows_attach`.
+            Some(libc::EPERM) => {
+                KernelError::HookTaken { program: program.name(), cgroup: cgroup.path.clone() }
+            }
+            _ => {
+                let what = format!("{} to {}", program.name(), cgroup.path.display());
+                KernelError::sys("attach", what)(e)
+            }
+        })?;
         sys::pin(link.as_fd(), path).map_err(KernelError::sys("pin", path.display().to_string()))?;
         made.push(path.to_owned());
     }

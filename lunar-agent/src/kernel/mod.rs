@@ -61,6 +61,17 @@ pub enum KernelError {
         /// What it should be.
         expected: String,
     },
+    /// Somebody else's program has a hook for itself.
+    #[error(
+        "cannot attach {program} to {cgroup}: another program is there, or around it, that admits none beside it \
+         (attached without BPF_F_ALLOW_MULTI); `bpftool cgroup tree` shows it"
+    )]
+    HookTaken {
+        /// Our program.
+        program: &'static str,
+        /// The cgroup.
+        cgroup: PathBuf,
+    },
     /// Nothing is pinned.
     #[error("nothing is pinned at {0}: no agent has run here, or its pins were removed")]
     NoPins(PathBuf),
