@@ -85,12 +85,12 @@ fn a_renewal_that_fails_leaves_everything_in_place_and_is_tried_again() {
     assert_eq!((s.redirected(), s.problems().as_str()), (3, "[]"));
 
     // A pin that is no link: the last program cannot be swapped, when the others have been.
-    let links = agent.pins.join("v1/links");
+    let links = agent.pins.join("v2/links");
     let names: Vec<_> = fs::read_dir(&links).unwrap().map(|e| e.unwrap().file_name()).collect();
     let link = links.join(names.iter().find(|n| n.to_string_lossy().ends_with("connect6")).unwrap());
     let aside = links.with_file_name("aside");
     fs::rename(&link, &aside).unwrap();
-    fs::hard_link(agent.pins.join("v1/maps/CONTROL"), &link).unwrap();
+    fs::hard_link(agent.pins.join("v2/maps/CONTROL"), &link).unwrap();
     hosts.say(Some("127.0.0.2"));
     after_a_resolution("the renewal fails", || s.problems().contains("not in effect"));
     assert_eq!(s.endpoints(), [GATEWAY]);

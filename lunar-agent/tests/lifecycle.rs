@@ -192,7 +192,7 @@ fn a_second_signal_exits_at_once() {
     let s = Scene::new("signals");
     let mut agent = s.world.agent(&s.toml("[failsafe]\non_stop = \"detach\""));
     // So much to remove that there is time for the second.
-    let many = agent.pins.join("v1/links/many");
+    let many = agent.pins.join("v2/links/many");
     fs::create_dir(&many).unwrap();
     for n in 0..60_000 {
         fs::create_dir(many.join(n.to_string())).unwrap();

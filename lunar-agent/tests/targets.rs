@@ -128,7 +128,7 @@ fn the_socket_is_roots_and_no_client_can_harm_it() {
     assert_eq!(mode(&agent.socket), 0o600);
     assert_eq!(mode(agent.socket.parent().unwrap()), 0o700);
     for dir in
-        [agent.pins.clone(), agent.pins.join("v1"), agent.pins.join("v1/maps"), agent.pins.join("v1/links")]
+        [agent.pins.clone(), agent.pins.join("v2"), agent.pins.join("v2/maps"), agent.pins.join("v2/links")]
     {
         assert_eq!(mode(&dir), 0o700, "{}", dir.display());
     }

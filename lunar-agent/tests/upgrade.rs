@@ -32,7 +32,7 @@ fn all_redirected(s: &Scene, mut client: Child) {
 
 /// Pins of this version, made to look like those of another: only their folder tells.
 fn rename_version(root: &Path) {
-    fs::rename(root.join("v1"), root.join("v0")).unwrap();
+    fs::rename(root.join("v2"), root.join("v0")).unwrap();
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn maps_of_another_shape_are_moved_aside_and_removed() {
     eventually("the stream of connects", || s.world.verdict("redirected") > 10);
     for _ in 0..2 {
         agent.child.kill().unwrap();
-        let maps = agent.pins.join("v1/maps");
+        let maps = agent.pins.join("v2/maps");
         // Two maps in each other's places.
         for (from, to) in [("TARGETS", "x"), ("COUNTERS", "TARGETS"), ("x", "COUNTERS")] {
             fs::rename(maps.join(from), maps.join(to)).unwrap();
@@ -99,7 +99,7 @@ fn maps_of_another_shape_are_moved_aside_and_removed() {
     }
     agent.child.wait_for_line("pins of another version removed", SOON).unwrap();
     let left: Vec<_> = fs::read_dir(&agent.pins).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(left, ["v1"]);
+    assert_eq!(left, ["v2"]);
     assert_eq!(attached(&s.world.app), [1; 6]);
     all_redirected(&s, client);
 }

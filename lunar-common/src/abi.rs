@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Version of the pinned maps: the `N` of `/sys/fs/bpf/lunar/vN`.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Endpoints that a configuration may name, and words of the failsafe.
 pub const MAX_ENDPOINTS: u32 = 8;
@@ -69,6 +69,8 @@ pub mod maps {
     pub const SOCKETS: &str = "SOCKETS";
     /// [`super::Event`]s to the agent.
     pub const EVENTS: &str = "EVENTS";
+    /// [`crate::bar::Bar`] by target slot and endpoint slot, at [`crate::bar::place`], mapped.
+    pub const BARS: &str = "BARS";
     /// [`super::Settings`], one entry.
     pub const SETTINGS: &str = "SETTINGS";
     /// Two bits per port, see [`crate::policy::PortClass`].
@@ -89,11 +91,12 @@ pub mod maps {
     pub const BOUNDARIES_V6: &str = "BOUNDARIES_V6";
 
     /// The maps that outlive an agent.
-    pub const STATE: [&str; 15] = [
+    pub const STATE: [&str; 16] = [
         CONTROL,
         FAILSAFE,
         ENDPOINTS,
         SYNS,
+        BARS,
         TARGETS,
         COUNTERS,
         TOTALS,
@@ -307,6 +310,8 @@ pub struct Totals {
     /// Connections without their header: it could not be pushed (the send failed), or the socket could not enter the
     /// sockhash or sent its first bytes past it (TCP Fast Open).
     pub headers_failed: u64,
+    /// Redirected connects that failed before a packet left: no route, or no free port.
+    pub unsent: u64,
 }
 
 /// State of a redirected connect. The discriminants lie in [`Connection::phase`].
@@ -418,7 +423,7 @@ const _: () = {
     assert!(size_of::<TargetEntry>() == 1296);
     assert!(size_of::<Attachment>() == 8);
     assert!(size_of::<Counters>() == 128);
-    assert!(size_of::<Totals>() == 64);
+    assert!(size_of::<Totals>() == 72);
     assert!(size_of::<Connection>() == 64);
     assert!(size_of::<RecordKey>() == 48);
     assert!(size_of::<Event>() == 56);

@@ -4,6 +4,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod abi;
+pub mod bar;
 pub mod failsafe;
 pub mod net;
 pub mod policy;

@@ -7,6 +7,7 @@
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use lunar_common::{
     abi::{Control, Endpoint, Event, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS, Settings, endpoint, event},
+    bar::{self, Bar},
     failsafe::{self, Attempt, Outcome, Step, Ticket, Word},
     policy::{self, Family, V4, V6},
     syn,
@@ -27,6 +28,8 @@ struct Endpoints<'a> {
     family: u32,
     /// Cookie of its network namespace.
     netns: u64,
+    /// Slot + 1 of its target.
+    target: u32,
     now: KtimeNs,
 }
 
@@ -65,6 +68,7 @@ impl EndpointFacts for Endpoints<'_> {
         u32::from(endpoint.family) == self.family
             && (endpoint.netns == 0 || endpoint.netns == self.netns)
             && unready >> (slot(self.settings, nth) & 31) & 1 == 0
+            && !bar(self.target, slot(self.settings, nth)).is_some_and(|b| Bar(load(b)).holds(self.now))
     }
 
     #[inline(always)]
@@ -99,6 +103,22 @@ pub fn slot(settings: &Settings, nth: u32) -> u32 {
     u32::from(settings.endpoints[nth as usize & (MAX_ENDPOINTS as usize - 1)])
 }
 
+/// The bar between a target (slot + 1) and an endpoint.
+#[inline(always)]
+fn bar(target: u32, endpoint: u32) -> Option<*mut u64> {
+    maps::BARS.get_ptr_mut(bar::place(target.wrapping_sub(1), endpoint))
+}
+
+/// Raises it: a redirected connect failed before a packet left.
+#[inline(always)]
+pub fn raise_bar(target: u32, endpoint: u32) {
+    if let Some(word) = bar(target, endpoint) {
+        let raised = Bar(load(word)).raised(maps::now());
+        // SAFETY: a live map value, aligned; one store, and of two at a time either will do.
+        unsafe { word.write_volatile(raised.0) };
+    }
+}
+
 /// Whether the endpoint in `slot` has left a SYN unanswered for too long at `now` (nanoseconds).
 #[unsafe(no_mangle)]
 pub extern "C" fn overdue_syn(slot: u32, now: u64) -> u32 {
@@ -124,13 +144,13 @@ pub extern "C" fn listening(slot: u32) -> u32 {
 }
 
 /// Steps 6 to 8 of the verdict, packed: for a socket that can reach addresses of `family` (4, 6, or 0 for none), in
-/// the network namespace with the cookie `netns`, at `now` (nanoseconds).
+/// the network namespace with the cookie `netns`, of the target with this slot + 1, at `now` (nanoseconds).
 #[unsafe(no_mangle)]
-pub extern "C" fn choose_endpoint(family: u32, netns: u64, now: u64) -> u64 {
+pub extern "C" fn choose_endpoint(family: u32, netns: u64, target: u32, now: u64) -> u64 {
     let (Some(settings), Some(control)) = (maps::settings(), maps::control()) else {
         return Reason::Unsuitable as u64;
     };
-    verdict::choose(&Endpoints { settings, control, family, netns, now: KtimeNs(now) }).pack()
+    verdict::choose(&Endpoints { settings, control, family, netns, target, now: KtimeNs(now) }).pack()
 }
 
 /// The policy's raw answer for an address, given as two halves in host order, of family 4 or 6.

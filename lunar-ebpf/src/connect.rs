@@ -30,13 +30,14 @@ pub fn connect<H: SockAddr>(hook: &H) {
         // The attempt before this one, on the same socket, ended without a packet and so without a word from `sock_ops`.
         if connection.phase == phase::DECIDED {
             connection.phase = phase::OVER;
-            count::connect_failed(connection);
+            count::unsent(connection);
         }
     }
     let now = maps::now();
     let destination = hook.destination();
     let family = destination.address.family();
-    let facts = ConnectFacts { hook, settings, control, destination, family, now };
+    let target = attachment.target;
+    let facts = ConnectFacts { hook, settings, control, target, destination, family, now };
     let verdict = decide(&facts);
     if let Some((nth, ticket)) = verdict.missing {
         apart::settle(apart::slot(settings, nth), ticket.0, 1);

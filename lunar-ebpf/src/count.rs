@@ -76,6 +76,14 @@ pub fn flow(flags: u32, target: u32, endpoint: u32, reason: Reason, original: De
     }
 }
 
+/// Counts a redirected connect that failed before a packet left. The target's next ones do not go there for a while.
+#[inline(always)]
+pub fn unsent(connection: &Connection) {
+    of_all!(unsent);
+    apart::raise_bar(connection.target, connection.endpoint);
+    connect_failed(connection);
+}
+
 /// Counts a redirected connect that failed, enters it into the failsafe and tells the agent.
 #[inline(always)]
 pub fn connect_failed(connection: &Connection) {

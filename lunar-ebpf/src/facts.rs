@@ -35,6 +35,8 @@ pub struct ConnectFacts<'a, H> {
     pub settings: &'a Settings,
     /// What changes at run time.
     pub control: *mut Control,
+    /// Slot + 1 of the target.
+    pub target: u32,
     /// Where the application means to go.
     pub destination: Destination,
     /// 4 or 6: the family of `destination`.
@@ -99,6 +101,6 @@ impl<H: SockAddr> Facts for ConnectFacts<'_, H> {
         let reaches = !bound && !context::refused_already() && self.hook.permits(self.family);
         let family = if reaches { u32::from(self.family) } else { 0 };
         let netns = if self.settings.flags & flag::NAMESPACES != 0 { self.hook.netns() } else { 0 };
-        Verdict::unpack(apart::choose_endpoint(family, netns, self.now.0))
+        Verdict::unpack(apart::choose_endpoint(family, netns, self.target, self.now.0))
     }
 }

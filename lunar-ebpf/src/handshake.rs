@@ -73,6 +73,9 @@ pub fn follow(ctx: &SockOpsContext) {
         {
             unanswered(ctx, connection);
         }
+        (BPF_SOCK_OPS_STATE_CB, phase::ESTABLISHED) if context::argument::<1>(ctx) == CLOSE => {
+            closed(ctx, connection);
+        }
         (BPF_SOCK_OPS_RTT_CB, phase::ESTABLISHED) => first_bytes_arrived(ctx, connection),
         _ => {}
     }
@@ -185,6 +188,15 @@ fn unanswered(ctx: &SockOpsContext, connection: &mut Connection) {
     }
 }
 
+/// The connection is over. Its record has been taken, unless the gateway died before it accepted: then a later connection
+/// of the same address and port, redirected or not, is not to find it.
+#[inline(always)]
+fn closed(ctx: &SockOpsContext, connection: &Connection) {
+    if records(connection) {
+        withdraw(&context::ends(ctx), context::netns(ctx));
+    }
+}
+
 /// The last close of a target's socket.
 #[inline(always)]
 pub fn release(ctx: &SockContext) {
@@ -195,7 +207,7 @@ pub fn release(ctx: &SockContext) {
     give_slot_back(connection);
     // `sock_ops` never saw it: an error like ENETUNREACH, before a packet left.
     if atomic::swap32(&raw mut connection.phase, phase::DECIDED, phase::OVER) {
-        count::connect_failed(connection);
+        count::unsent(connection);
     // Comes before SYN_SENT → CLOSE, which then is not a failure.
     } else if atomic::swap32(&raw mut connection.phase, phase::SYN_SENT, phase::OVER) {
         untrack(connection);

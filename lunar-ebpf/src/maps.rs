@@ -24,6 +24,7 @@ use lunar_common::{
         MAX_ENDPOINTS, MAX_EXEMPT, MAX_PORT_RULES, MAX_RECORDS, MAX_SOCKETS, MAX_TARGETS, RecordKey,
         Settings, Syns, TargetEntry, Totals,
     },
+    bar,
     net::Destination,
     policy::{BLOCKS, BLOCKS_PER_WORD, BUCKETS, BoundaryV4, BoundaryV6, Bucket, PORTS_PER_WORD, PortRule},
     time::KtimeNs,
@@ -37,6 +38,8 @@ pub static FAILSAFE: Array<u64> = Array::with_max_entries(MAX_ENDPOINTS, BPF_F_M
 pub static ENDPOINTS: Array<Endpoint> = Array::with_max_entries(MAX_ENDPOINTS, 0);
 #[map]
 pub static SYNS: Array<Syns> = Array::with_max_entries(MAX_ENDPOINTS, 0);
+#[map]
+pub static BARS: Array<u64> = Array::with_max_entries(bar::PLACES, BPF_F_MMAPABLE);
 /// Written by the agent for those who read the pins; the programs know targets by slot alone.
 #[map]
 static TARGETS: Array<TargetEntry> = Array::with_max_entries(MAX_TARGETS, 0);

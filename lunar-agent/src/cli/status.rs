@@ -128,6 +128,7 @@ fn render(status: &Status) -> String {
         ("direct for want of a PROXY header slot", status.losses.sockets_full),
         ("without kernel memory", status.losses.storage),
         ("PROXY headers not pushed", status.losses.headers),
+        ("failed before a packet left", status.losses.unsent),
     ] {
         if count > 0 {
             let _ = writeln!(out, "warning  {count} {what}");

@@ -12,9 +12,10 @@ use lunar_common::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::config::HumanDuration;
 use crate::kernel::{
     KernelError,
-    layout::{now, text},
+    layout::{duration, now, text},
     state::State,
 };
 
@@ -140,6 +141,8 @@ pub struct Losses {
     pub storage: u64,
     /// Connections whose PROXY header could not be pushed.
     pub headers: u64,
+    /// Redirected connects that failed before a packet left.
+    pub unsent: u64,
 }
 
 /// What only the running agent knows.
@@ -177,8 +180,8 @@ pub fn read(
         ));
     }
     let endpoints = slots
-        .into_iter()
-        .map(|slot| {
+        .iter()
+        .map(|&slot| {
             let mut shown = endpoint(&state.endpoint(slot)?, state.breaker.word(slot).load(), now);
             shown.problem = held_back(state, slot, &knowledge.endpoint_problem);
             Ok(shown)
@@ -187,7 +190,10 @@ pub fn read(
     let targets = state
         .targets()?
         .into_iter()
-        .map(|(slot, entry)| Ok(target(&entry, &state.counters(slot)?, problem_of(slot, &entry))))
+        .map(|(slot, entry)| {
+            let problem = problem_of(slot, &entry).or_else(|| barred(state, slot, &slots, now));
+            Ok(target(&entry, &state.counters(slot)?, problem))
+        })
         .collect::<Result<Vec<_>, KernelError>>()?;
     let totals = state.totals()?;
     let gone = totals.records_taken.saturating_add(totals.records_withdrawn);
@@ -211,6 +217,7 @@ pub fn read(
             sockets_full: totals.sockets_full,
             storage: totals.storage_failed,
             headers: totals.headers_failed,
+            unsent: totals.unsent,
         },
     })
 }
@@ -222,6 +229,20 @@ fn held_back(state: &State, slot: u32, known: &[Option<String>]) -> Option<Strin
         // A dead agent took it along.
         reason.unwrap_or_else(|| "held back by the agent: takes no connection".to_owned())
     })
+}
+
+/// Why a target's connects do not go to an endpoint for the moment.
+fn barred(state: &State, target: u32, endpoints: &[u32], now: KtimeNs) -> Option<String> {
+    let (slot, left) = endpoints
+        .iter()
+        .map(|slot| (*slot, state.bar(target, *slot).remaining(now)))
+        .find(|(_, left)| left.0 > 0)?;
+    let endpoint = state.endpoint(slot).ok()?;
+    Some(format!(
+        "no packet left for {}: no route from there, or no free port; direct for another {}",
+        SocketAddr::from(endpoint.address),
+        HumanDuration(duration(left))
+    ))
 }
 
 const fn handoff_name(settings: &Settings) -> &'static str {

@@ -230,6 +230,7 @@ impl Agent {
             entry.flags = 0;
             self.state.set_endpoint(slot, entry)?;
             self.state.breaker.word(slot).close();
+            self.state.lift_bars_to(slot);
             if held.iter().any(|(s, _)| *s == slot) {
                 given_away.push(slot);
             } else {

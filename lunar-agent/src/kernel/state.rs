@@ -5,6 +5,11 @@
     reason = "BPF_MAP_TYPE_CGROUP_STORAGE is the only storage tied to the attachment, see lunar-ebpf/src/maps.rs"
 )]
 
+use std::{
+    os::fd::AsFd,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
 use aya::maps::{
     Array, CgroupStorage, CgroupStorageKey, HashMap, Map, MapData, MapError, PerCpuArray, SockHash, SockMap,
 };
@@ -13,6 +18,7 @@ use lunar_common::{
         self, Attachment, Connection, Control, Counters, Endpoint, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS,
         MAX_TARGETS, RecordKey, Settings, Syns, TargetEntry, Totals, maps,
     },
+    bar::{self, Bar},
     net::Destination,
 };
 
@@ -22,6 +28,7 @@ use super::{
     features::Capabilities,
     layout::{Value, os_error},
     pins::Pins,
+    sys::{self, Mapped},
 };
 
 /// Key size, value size and capacity of a state map, in bytes and entries.
@@ -36,6 +43,7 @@ fn shape(name: &str) -> Shape {
         maps::CONTROL => of::<u32, Control>(1),
         maps::FAILSAFE => of::<u32, u64>(MAX_ENDPOINTS),
         maps::ENDPOINTS => of::<u32, Endpoint>(MAX_ENDPOINTS),
+        maps::BARS => of::<u32, u64>(bar::PLACES),
         maps::SYNS => of::<u32, Syns>(MAX_ENDPOINTS),
         maps::TARGETS => of::<u32, TargetEntry>(MAX_TARGETS),
         maps::COUNTERS => of::<u32, Counters>(MAX_TARGETS),
@@ -99,6 +107,7 @@ pub fn expect_pins(pins: &Pins) -> Result<(), KernelError> {
 pub struct State {
     /// The part that opens also where others are missing.
     pub breaker: Breaker,
+    bars: Mapped<u64>,
     syns: Array<MapData, Value<Syns>>,
     settings: Array<MapData, Value<Settings>>,
     endpoints: Array<MapData, Value<Endpoint>>,
@@ -118,8 +127,12 @@ impl State {
     /// [`KernelError::NoPins`] if nothing is pinned; otherwise what could not be opened.
     pub fn open(pins: &Pins) -> Result<Self, KernelError> {
         let breaker = Breaker::open(pins)?;
+        let bars = sys::open_pin(&pins.map(maps::BARS))
+            .and_then(|fd| Mapped::new(fd.as_fd(), bar::PLACES as usize, true))
+            .map_err(KernelError::sys("map", maps::BARS))?;
         Ok(Self {
             breaker,
+            bars,
             syns: typed(pins, maps::SYNS)?,
             settings: typed(pins, maps::SETTINGS)?,
             endpoints: typed(pins, maps::ENDPOINTS)?,
@@ -158,6 +171,23 @@ impl State {
         (0..MAX_ENDPOINTS).try_for_each(|slot| {
             self.syns.set(slot, Value(Syns::default()), 0).map_err(map_error(maps::SYNS))
         })
+    }
+
+    /// The bar between a target and an endpoint, both by slot.
+    pub fn bar(&self, target: u32, endpoint: u32) -> Bar {
+        Bar(self.bar_word(target, endpoint).load(Ordering::Relaxed))
+    }
+
+    fn bar_word(&self, target: u32, endpoint: u32) -> &AtomicU64 {
+        // SAFETY: in the mapping (checked), aligned, as long as `self`; everyone accesses it as one word.
+        unsafe { AtomicU64::from_ptr(self.bars.ptr(bar::place(target, endpoint) as usize)) }
+    }
+
+    /// Takes away the bars to an endpoint slot: another address is in it.
+    pub fn lift_bars_to(&self, endpoint: u32) {
+        for target in 0..MAX_TARGETS {
+            self.bar_word(target, endpoint).store(0, Ordering::Relaxed);
+        }
     }
 
     /// The settings of the newest generation.
@@ -230,6 +260,9 @@ impl State {
             let zero = aya::maps::PerCpuValues::try_from(vec![Value(Counters::default()); cpus])
                 .map_err(KernelError::sys("clear", maps::COUNTERS))?;
             self.counters.set(slot, zero, 0).map_err(map_error(maps::COUNTERS))?;
+            for endpoint in 0..MAX_ENDPOINTS {
+                self.bar_word(slot, endpoint).store(0, Ordering::Relaxed);
+            }
         }
         self.targets.set(slot, Value(entry.unwrap_or(free)), 0).map_err(map_error(maps::TARGETS))
     }
@@ -357,6 +390,7 @@ fn sum_totals(cpus: impl Iterator<Item = Totals>) -> Totals {
         storage_failed: sum.storage_failed.saturating_add(cpu.storage_failed),
         headers_pushed: sum.headers_pushed.saturating_add(cpu.headers_pushed),
         headers_failed: sum.headers_failed.saturating_add(cpu.headers_failed),
+        unsent: sum.unsent.saturating_add(cpu.unsent),
     })
 }
 

@@ -83,7 +83,7 @@ const MAPS: [Scribbled; 8] = [
 
 fn open(agent: &Agent, (name, size, _, per_cpu): Scribbled) -> RawMap {
     let cpus = if per_cpu { aya::util::nr_cpus().unwrap() } else { 1 };
-    RawMap::open(&agent.pins.join("v1/maps").join(name), size, cpus).unwrap()
+    RawMap::open(&agent.pins.join("v2/maps").join(name), size, cpus).unwrap()
 }
 
 /// Scribbles on one entry of one map, most often on one that is in use, and says on which.
@@ -96,7 +96,7 @@ fn scribble(agent: &Agent, dice: &mut Dice) -> String {
     dice.scribble(&mut value);
     opened.write(&key, &value).unwrap();
     // A process that is exempt, and is none.
-    let exempt = RawMap::open(&agent.pins.join("v1/maps").join(maps::EXEMPT), 4, 1).unwrap();
+    let exempt = RawMap::open(&agent.pins.join("v2/maps").join(maps::EXEMPT), 4, 1).unwrap();
     // A hash's value is not rounded up; the kernel reads what it needs of it.
     let _full = exempt.write(&(dice.next() as u32).to_ne_bytes(), &dice.next().to_ne_bytes());
     format!("{}[{entry}]", map.0)

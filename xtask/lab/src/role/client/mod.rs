@@ -6,6 +6,7 @@
 mod connects;
 mod dial;
 mod give_up;
+mod hold;
 mod http;
 mod reconnect;
 mod udp;
@@ -26,6 +27,8 @@ pub enum Step {
     Udp(udp::Udp),
     /// Begin to connect and close the socket before there is an answer
     GiveUp(give_up::GiveUp),
+    /// Keep connections open until the end of standard input
+    Hold(hold::Hold),
     /// Connect one socket, disconnect it with AF_UNSPEC, connect it elsewhere
     Reconnect(reconnect::Reconnect),
     /// Make HTTP calls, one JSON line each, then a summary
@@ -52,6 +55,7 @@ impl Step {
     pub fn run(&self) -> Result<()> {
         match self {
             Self::Serve => serve(),
+            Self::Hold(step) => print(&step.run()?),
             Self::Http(step) => print(&step.run(print)?),
             step => print(&step.answer()?),
         }
@@ -73,7 +77,7 @@ impl Step {
                 summary["each"] = calls.into();
                 Ok(summary)
             }
-            Self::Serve => bail!("`serve` cannot be a step of `serve`"),
+            Self::Serve | Self::Hold(_) => bail!("what reads standard input cannot be a step of `serve`"),
         }
     }
 }
