@@ -1,8 +1,8 @@
-//! A bar between one target and one endpoint: connects that failed before a packet left.
+//! A bar between one target and one endpoint: no port was free for a connect.
 //!
-//! There is no route from the target's network namespace, or no port is free there any more (one source address has
-//! about 28,000 of them for one endpoint). The next connects would fare no better, and to other destinations they
-//! would not fail at all: they go direct for a while, twice as long each time, and then one of them tries again.
+//! One source address has about 28,000 of them for one endpoint. The next connects would fare no better, and to their
+//! own destinations they would not fail at all: they go direct for a while, twice as long each time, and then one of
+//! them tries again.
 //!
 //! The word holds the time at which the bar falls, in nanoseconds of the kernel's monotonic clock, with the number of
 //! doublings in its lowest bits. It is stored as one; of two that are written at a time either will do.
@@ -54,7 +54,7 @@ impl Bar {
         SpanNs(self.falls().saturating_sub(now.0))
     }
 
-    /// After a connect failed before a packet left. Those that were decided before the bar was there change nothing. One
+    /// After a connect found no port. Those that were decided before the bar was there change nothing. One
     /// soon after it fell (within as long as it lasted) makes the next twice as long.
     #[inline(always)]
     pub const fn raised(self, now: KtimeNs) -> Self {

@@ -109,7 +109,7 @@ fn bar(target: u32, endpoint: u32) -> Option<*mut u64> {
     maps::BARS.get_ptr_mut(bar::place(target.wrapping_sub(1), endpoint))
 }
 
-/// Raises it: a redirected connect failed before a packet left.
+/// Raises it: a redirected connect found no port.
 #[inline(always)]
 pub fn raise_bar(target: u32, endpoint: u32) {
     if let Some(word) = bar(target, endpoint) {

@@ -30,7 +30,7 @@ pub fn connect<H: SockAddr>(hook: &H) {
         // The attempt before this one, on the same socket, ended without a packet and so without a word from `sock_ops`.
         if connection.phase == phase::DECIDED {
             connection.phase = phase::OVER;
-            count::unsent(connection);
+            count::unsent(connection, sk);
         }
     }
     let now = maps::now();

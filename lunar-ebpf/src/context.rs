@@ -186,6 +186,13 @@ fn flags(sk: *mut bpf_sock) -> Option<u8> {
     }
 }
 
+/// The IPv4 address a socket is or was to be connected to, in network order. `connect(2)` sets it once there is a route
+/// and before it looks for a port (net/ipv4/tcp_ipv4.c, `tcp_v4_connect`), and a failure leaves it.
+#[inline(always)]
+pub fn routed_to(sk: *mut bpf_sock) -> u32 {
+    field!(sk, dst_ip4)
+}
+
 /// Whether a socket takes IPv6 only; where that cannot be read, it may.
 #[inline(always)]
 pub fn v6_only(sk: *mut bpf_sock) -> bool {

@@ -1,6 +1,6 @@
 //! Counting and telling: per-target counters, totals, and events to the agent.
 
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::{bindings::bpf_sock, helpers::bpf_get_current_pid_tgid};
 use lunar_common::{
     abi::{Connection, Event, event, flag},
     net::Destination,
@@ -8,7 +8,7 @@ use lunar_common::{
     verdict::Reason,
 };
 
-use crate::{apart, maps};
+use crate::{apart, context, maps};
 
 /// Adds one to a counter of a target; `target` is its slot + 1.
 macro_rules! of_target {
@@ -76,11 +76,15 @@ pub fn flow(flags: u32, target: u32, endpoint: u32, reason: Reason, original: De
     }
 }
 
-/// Counts a redirected connect that failed before a packet left. The target's next ones do not go there for a while.
+/// Counts a redirected connect that failed before a packet left. If there was a route there was no port: then the
+/// target's next ones do not go there for a while. (An IPv6 socket does not tell the one from the other.)
 #[inline(always)]
-pub fn unsent(connection: &Connection) {
+pub fn unsent(connection: &Connection, sk: *mut bpf_sock) {
     of_all!(unsent);
-    apart::raise_bar(connection.target, connection.endpoint);
+    let endpoint = maps::ENDPOINTS.get(connection.endpoint).map(|e| e.address.address);
+    if endpoint.is_some_and(|a| a.is_v4() && a.v4_raw() == context::routed_to(sk)) {
+        apart::raise_bar(connection.target, connection.endpoint);
+    }
     connect_failed(connection);
 }
 

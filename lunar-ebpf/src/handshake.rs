@@ -207,7 +207,7 @@ pub fn release(ctx: &SockContext) {
     give_slot_back(connection);
     // `sock_ops` never saw it: an error like ENETUNREACH, before a packet left.
     if atomic::swap32(&raw mut connection.phase, phase::DECIDED, phase::OVER) {
-        count::unsent(connection);
+        count::unsent(connection, ctx.sock);
     // Comes before SYN_SENT → CLOSE, which then is not a failure.
     } else if atomic::swap32(&raw mut connection.phase, phase::SYN_SENT, phase::OVER) {
         untrack(connection);

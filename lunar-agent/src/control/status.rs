@@ -239,7 +239,7 @@ fn barred(state: &State, target: u32, endpoints: &[u32], now: KtimeNs) -> Option
         .find(|(_, left)| left.0 > 0)?;
     let endpoint = state.endpoint(slot).ok()?;
     Some(format!(
-        "no packet left for {}: no route from there, or no free port; direct for another {}",
+        "no port is free there for connections to {}: direct for another {}",
         SocketAddr::from(endpoint.address),
         HumanDuration(duration(left))
     ))

@@ -1,10 +1,10 @@
-//! Redirected connects that fail before a packet leaves: a target without a free port, or without a route to the
-//! gateway. To its own destinations its connects would work, so they go there.
+//! A target that has no free port left towards the gateway. To their own destinations its connects would work, so they
+//! go there.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod world;
 
-use std::{thread, time::Duration};
+use std::time::Duration;
 
 use lunar_lab::{Child, Netns};
 use serde_json::Value;
@@ -53,8 +53,8 @@ impl Scene {
     }
 }
 
-fn connects(client: &mut Child, count: &str) -> (u64, Value) {
-    let args = ["connects", "--to", PROVIDER, "--count", count, "--linger0"];
+fn connects(client: &mut Child, socket: &str, count: &str) -> (u64, Value) {
+    let args = ["connects", "--to", PROVIDER, "--socket", socket, "--count", count, "--linger0"];
     let result = client.step(args, Duration::from_secs(60)).unwrap();
     (result["ok"].as_u64().unwrap(), result["failed"].clone())
 }
@@ -63,6 +63,12 @@ fn connects(client: &mut Child, count: &str) -> (u64, Value) {
 /// redirected again.
 #[test]
 fn without_a_free_port_connects_go_direct() {
+    for socket in ["v4", "mapped"] {
+        without_a_free_port(socket);
+    }
+}
+
+fn without_a_free_port(socket: &str) {
     let s = Scene::new("ports");
     s.clients.sysctl("net/ipv4/ip_local_port_range", "40000 40199").unwrap();
     let _agent = s.world.agent(&s.world.toml("original-dst", &[ENDPOINT], ""));
@@ -72,55 +78,29 @@ fn without_a_free_port_connects_go_direct() {
     holder.wait_for_line("holding 200", SOON).unwrap();
 
     let mut client = s.resident();
-    let (ok, failed) = connects(&mut client, "1");
+    let (ok, failed) = connects(&mut client, socket, "1");
     assert_eq!((ok, &failed), (0, &serde_json::json!({"EADDRNOTAVAIL": 1})));
     // Not one more fails while the bar holds.
-    let (ok, failed) = connects(&mut client, "50");
+    let (ok, failed) = connects(&mut client, socket, "50");
     assert_eq!(ok, 50, "{failed}");
     assert_eq!((s.world.verdict("redirected"), s.world.verdict("unsuitable")), (1, 50));
     assert_eq!((s.loss(), s.world.connects("failed")), (1, 1));
     let problem = s.problem();
-    assert!(problem.as_str().unwrap().contains("no free port; direct for another"), "{problem}");
+    assert!(
+        problem
+            .as_str()
+            .unwrap()
+            .contains("no port is free there for connections to 198.51.100.1:8000: direct for another"),
+        "{problem}"
+    );
     assert_eq!(s.world.breaker(), "closed", "the gateway is not to blame for more than the one");
 
     holder.close_stdin();
     eventually("redirected again", || {
-        let (ok, failed) = connects(&mut client, "1");
+        let (ok, failed) = connects(&mut client, socket, "1");
         assert_eq!(ok, 1, "{failed}");
         s.world.verdict("redirected") > 1
     });
     assert_eq!(s.problem(), Value::Null);
     assert_eq!(s.loss(), 1);
-}
-
-/// A target whose namespace has no route to the gateway harms nobody else, and itself less and less.
-#[test]
-fn without_a_route_connects_go_direct_and_others_are_redirected() {
-    let s = Scene::new("route");
-    let more = format!("[[target]]\nname = \"other\"\ncgroup = {:?}\n", s.world.other.path());
-    let _agent = s.world.agent(&(s.world.toml("original-dst", &[ENDPOINT], "") + &more));
-    s.clients.ip(&["route", "add", "unreachable", "198.51.100.1/32"]).unwrap();
-    s.clients
-        .ip(&["route", "replace", "203.0.113.0/24", "dev", &device(&s), "via", "198.51.100.1", "onlink"])
-        .unwrap();
-    let mut client = s.resident();
-    let mut failed = 0;
-    for _ in 0..80 {
-        let (ok, _) = connects(&mut client, "10");
-        failed += 10 - ok;
-        // The neighbour's connects reach the gateway all the while.
-        let result = s.world.client_in(&s.world.other, &["connects", "--to", PROVIDER, "--count", "1"]);
-        assert_eq!((&result["ok"], &result["peername_matches"]), (&1.into(), &1.into()), "{result}");
-        thread::sleep(Duration::from_millis(50));
-    }
-    // At once, after a second, after two more; perhaps after four more on a slow machine.
-    assert!((1..=4).contains(&failed), "{failed} of 800 failed");
-    assert_eq!(s.loss(), failed);
-    let verdicts = target(&s.world.status(), "other")["verdicts"].clone();
-    assert_eq!(verdicts["redirected"], 80, "{verdicts}");
-}
-
-fn device(s: &Scene) -> String {
-    let show = s.clients.ip(&["-o", "address", "show", "to", "198.51.100.2"]).unwrap();
-    show.split_whitespace().nth(1).unwrap().split('@').next().unwrap().to_owned()
 }
