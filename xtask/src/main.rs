@@ -21,7 +21,8 @@ use clap::{Parser, Subcommand};
                   cargo xtask setup            install what is missing\n  \
                   cargo xtask demo             see the main job in half a minute\n  \
                   cargo xtask test             run every test\n  \
-                  cargo xtask bench connect    measure what a connect costs"
+                  cargo xtask bench connect    measure what a connect costs\n  \
+                  cargo xtask chaos --brief    kill and restart under load, and count what was lost"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -61,12 +62,19 @@ enum Task {
         /// Run only the tests whose name contains this
         filter: Option<String>,
     },
-    /// Run what CI runs: fmt --check, lint, docs, test
+    /// Run what CI runs: fmt --check, lint, docs, test, chaos --brief
     Ci,
     /// Show the main job in namespaces of its own: redirect, fail over, come back
     #[command(disable_help_flag = true)]
     Demo {
         /// Passed on to `lunar-lab demo`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Kill, break, restart and upgrade under load, and count what was lost; `chaos --help` tells more
+    #[command(disable_help_flag = true)]
+    Chaos {
+        /// Passed on to `lunar-lab chaos`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
@@ -101,6 +109,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Test { filter } => tasks::test(filter.as_deref()),
         Task::Ci => tasks::ci(),
         Task::Demo { args } => tasks::lab("demo", &args),
+        Task::Chaos { args } => tasks::lab("chaos", &args),
         Task::Bench { args } => tasks::lab("bench", &args),
     }
 }

@@ -1,6 +1,6 @@
 //! The tasks that are little more than cargo with the right arguments.
 
-use std::{ffi::OsString, os::unix::process::CommandExt, process::Command};
+use std::{ffi::OsString, os::unix::process::CommandExt, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};
 
@@ -65,8 +65,13 @@ type Work = fn() -> Result<()>;
 
 /// What CI runs; the first failure ends it.
 pub fn ci() -> Result<()> {
-    let stages: [(&str, Work); 4] =
-        [("fmt --check", || fmt(true)), ("lint", lint), ("docs", docs), ("test", || test(None))];
+    let stages: [(&str, Work); 5] = [
+        ("fmt --check", || fmt(true)),
+        ("lint", lint),
+        ("docs", docs),
+        ("test", || test(None)),
+        ("chaos --brief", brief_chaos),
+    ];
     let mut times = Vec::new();
     for (name, work) in stages {
         let ((), took) = stage::timed(&format!("ci: {name}"), work)?;
@@ -74,16 +79,28 @@ pub fn ci() -> Result<()> {
     }
     println!("ci passed");
     for (name, took) in times {
-        println!("  {name:<12} {:>7.1} s", took.as_secs_f64());
+        println!("  {name:<13} {:>7.1} s", took.as_secs_f64());
     }
     Ok(())
+}
+
+/// The short form of chaos. It ends with exit code 1 when a limit was broken.
+fn brief_chaos() -> Result<()> {
+    setup::ensure_everything()?;
+    build(true)?;
+    let mut lab = Command::new(lab_binary());
+    stage::command("kill and restart under load", lab.args(["chaos", "--brief"]))
+}
+
+fn lab_binary() -> PathBuf {
+    workspace::target_dir().join("release/lunar-lab")
 }
 
 /// Becomes `lunar-lab VERB …`, so that a Ctrl-C reaches it alone and it can clean up in peace.
 pub fn lab(verb: &str, args: &[OsString]) -> Result<()> {
     setup::ensure_everything()?;
     build(true)?;
-    let binary = workspace::target_dir().join("release/lunar-lab");
+    let binary = lab_binary();
     let mut lab = Command::new(&binary);
     lab.arg(verb).args(args);
     Err(lab.exec()).with_context(|| format!("cannot start {}", binary.display()))

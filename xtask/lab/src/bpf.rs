@@ -12,8 +12,8 @@ use std::{
 };
 
 use aya_obj::generated::{
-    BPF_F_ALLOW_MULTI, bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_map_type,
-    bpf_prog_info, bpf_prog_type, bpf_stats_type,
+    BPF_F_ALLOW_MULTI, bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_map_info,
+    bpf_map_type, bpf_prog_info, bpf_prog_type, bpf_stats_type,
 };
 
 fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
@@ -170,6 +170,51 @@ fn at_word(cmd: bpf_cmd, map: BorrowedFd<'_>, index: u32, value: &mut u64) -> io
         element.__bindgen_anon_1.value = core::ptr::from_mut(value) as u64;
     }
     bpf(cmd, &mut attr).map(drop)
+}
+
+/// What kind of map a descriptor is, and its sizes.
+pub(crate) fn map_info(map: BorrowedFd<'_>) -> io::Result<bpf_map_info> {
+    // SAFETY: as in `run_time`.
+    let mut info: bpf_map_info = unsafe { core::mem::zeroed() };
+    describe(map, &mut info)?;
+    Ok(info)
+}
+
+/// The value behind a key, `size` bytes, which must be the map's own value size. None where there is none.
+pub(crate) fn look_up(map: BorrowedFd<'_>, key: &[u8], size: usize) -> io::Result<Option<Vec<u8>>> {
+    let mut value = vec![0_u8; size];
+    let mut attr = new_attr();
+    // SAFETY: the union is zeroed; these fields are the ones BPF_MAP_LOOKUP_ELEM reads, and what they point to
+    // outlives the call.
+    unsafe {
+        let element = &mut attr.__bindgen_anon_2;
+        element.map_fd = map.as_raw_fd() as u32;
+        element.key = key.as_ptr() as u64;
+        element.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
+    }
+    present(bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr)).map(|found| found.then_some(value))
+}
+
+/// The key after `key` (the first without one), `size` bytes, which must be the map's own key size.
+pub(crate) fn next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, size: usize) -> io::Result<Option<Vec<u8>>> {
+    let mut next = vec![0_u8; size];
+    let mut attr = new_attr();
+    // SAFETY: as in `look_up`, for BPF_MAP_GET_NEXT_KEY; a null key asks for the first.
+    unsafe {
+        let element = &mut attr.__bindgen_anon_2;
+        element.map_fd = map.as_raw_fd() as u32;
+        element.key = key.map_or(0, |key| key.as_ptr() as u64);
+        element.__bindgen_anon_1.next_key = next.as_mut_ptr() as u64;
+    }
+    present(bpf(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attr)).map(|found| found.then_some(next))
+}
+
+fn present(outcome: io::Result<i32>) -> io::Result<bool> {
+    match outcome {
+        Ok(_) => Ok(true),
+        Err(reason) if reason.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(reason) => Err(reason),
+    }
 }
 
 /// Makes the kernel time every program, for as long as the descriptor is held (5.8+).

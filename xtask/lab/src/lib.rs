@@ -10,6 +10,7 @@
 //!   janitor, a process of its own, when drop had no chance to run.
 
 pub mod bench;
+pub mod chaos;
 pub mod demo;
 pub mod foreign;
 pub mod janitor;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use lunar_lab::bench::Bench;
+use lunar_lab::chaos::Chaos;
 use lunar_lab::demo::Demo;
 use lunar_lab::janitor::Janitor;
 use lunar_lab::role::client::Step;
@@ -27,6 +28,8 @@ enum Command {
     Client(Step),
     /// Measure what a connect costs, what the agent takes at rest, and how it copes with many targets
     Bench(Bench),
+    /// Kill, break, restart and upgrade under load, and count what was lost
+    Chaos(Chaos),
     /// Show the main job: redirect, fail over, come back
     Demo(Demo),
     /// Remove a lab when its process is gone
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::Provider(provider) => provider.run(),
         Command::Client(step) => step.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Chaos(chaos) => chaos.run(),
         Command::Demo(demo) => demo.run(),
         Command::Janitor(janitor) => janitor.run(),
         Command::SelftestHold => selftest::hold(),

@@ -5,7 +5,7 @@ use std::{fs, thread};
 use serde_json::{Value, json};
 
 /// The machine, as text for people and programs.
-pub(super) fn describe() -> Value {
+pub(crate) fn describe() -> Value {
     let read = |path| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let cpu = read("/proc/cpuinfo");
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|m| m.1));

@@ -7,12 +7,12 @@ mod field;
 mod latency;
 mod listen;
 mod load;
-mod machine;
+pub(crate) mod machine;
 mod policies;
 mod programs;
 mod report;
 mod rest;
-mod statistics;
+pub(crate) mod statistics;
 mod worker;
 
 use std::{
@@ -72,9 +72,9 @@ impl Bench {
 }
 
 /// The program under test, beside this one.
-fn agent_binary() -> Result<PathBuf> {
+pub(crate) fn agent_binary() -> Result<PathBuf> {
     if cfg!(debug_assertions) {
-        bail!("a debug build is not worth measuring: run `cargo xtask bench …`, which builds for release");
+        bail!("a debug build is not worth measuring: run `cargo xtask …`, which builds for release");
     }
     let agent = crate::lab_binary()?.with_file_name("lunar-agent");
     if !agent.is_file() {
@@ -83,7 +83,7 @@ fn agent_binary() -> Result<PathBuf> {
     Ok(agent)
 }
 
-fn write_json(path: Option<&Path>, figures: &Value) -> Result<()> {
+pub(crate) fn write_json(path: Option<&Path>, figures: &Value) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
     let text = serde_json::to_string_pretty(figures).context("cannot write the figures as JSON")?;
     fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))

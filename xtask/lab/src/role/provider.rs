@@ -37,6 +37,9 @@ pub struct Provider {
     /// "conn <peer> <local> <bytes> <fnv1a64>"
     #[arg(long)]
     raw: bool,
+    /// With --raw: do not print a line for each connection
+    #[arg(long, requires = "raw")]
+    quiet: bool,
 }
 
 impl Provider {
@@ -53,10 +56,10 @@ impl Provider {
         let (accepted, queue) = sync_channel::<TcpStream>(BACKLOG as usize);
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..WORKERS {
-            let (queue, raw) = (Arc::clone(&queue), self.raw);
+            let (queue, raw, quiet) = (Arc::clone(&queue), self.raw, self.quiet);
             thread::Builder::new()
                 .stack_size(256 * 1024)
-                .spawn(move || work(&queue, raw))
+                .spawn(move || work(&queue, raw, quiet))
                 .context("cannot start a worker")?;
         }
         say("ready");
@@ -90,16 +93,16 @@ fn open(addr: SocketAddr) -> Result<TcpListener> {
     Ok(fd.into())
 }
 
-fn work(queue: &Mutex<Receiver<TcpStream>>, raw: bool) {
+fn work(queue: &Mutex<Receiver<TcpStream>>, raw: bool, quiet: bool) {
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(stream) = next else { return };
         // What goes wrong on one connection is the client's to report.
-        let _ = if raw { echo(stream) } else { answer(&stream) };
+        let _ = if raw { echo(stream, quiet) } else { answer(&stream) };
     }
 }
 
-fn echo(mut stream: TcpStream) -> Result<()> {
+fn echo(mut stream: TcpStream, quiet: bool) -> Result<()> {
     let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
     stream.set_read_timeout(Some(SILENCE))?;
     let (mut bytes, mut digest) = (0_u64, Digest::new());
@@ -116,7 +119,9 @@ fn echo(mut stream: TcpStream) -> Result<()> {
             stream.write_all(&buffer[..read])?;
         }
     })();
-    say(&format!("conn {peer} {local} {bytes} {digest}"));
+    if !quiet {
+        say(&format!("conn {peer} {local} {bytes} {digest}"));
+    }
     Ok(ended?)
 }
 

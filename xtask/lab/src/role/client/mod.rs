@@ -9,6 +9,7 @@ mod give_up;
 mod hold;
 mod http;
 mod reconnect;
+mod storm;
 mod udp;
 mod write;
 
@@ -33,6 +34,8 @@ pub enum Step {
     Reconnect(reconnect::Reconnect),
     /// Make HTTP calls, one JSON line each, then a summary
     Http(http::Http),
+    /// Connect many times a second, whatever comes of it, and record what came of each
+    Storm(storm::Storm),
     /// Send bytes to a raw provider and compare the echo
     Write(write::Write),
     /// Take steps from standard input, one JSON array of arguments per line, and answer one line each
@@ -67,6 +70,7 @@ impl Step {
             Self::Udp(step) => step.run(),
             Self::GiveUp(step) => step.run(),
             Self::Reconnect(step) => step.run(),
+            Self::Storm(step) => step.run(),
             Self::Write(step) => step.run(),
             Self::Http(step) => {
                 let mut calls = Vec::new();

@@ -1,0 +1,166 @@
+//! What the records say, given when things were done. Pure.
+
+use super::record::{Outcome, Record};
+
+/// A process was killed within this time: from right before the signal until it was reaped, ns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Window {
+    pub from: u64,
+    pub to: u64,
+}
+
+impl Window {
+    /// Whether a connect had begun before the process was gone and was not over when it was killed.
+    fn meets(self, start: u64, end: u64) -> bool {
+        start <= self.to && end >= self.from
+    }
+}
+
+/// The connects that went wrong, by whose fault it can have been.
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    /// connect(2) failed while its SYN was under way when the gateway was killed.
+    pub under_way: Vec<Record>,
+    /// connect(2) failed at any other time.
+    pub outside: Vec<Record>,
+    /// Connected, and dropped by the gateway's death.
+    pub dropped: Vec<Record>,
+    /// Dropped at any other time, not answered at all, or by the wrong one.
+    pub wrong: Vec<Record>,
+}
+
+/// Sorts what went wrong, given the deaths of gateways.
+pub(super) fn losses(records: &[Record], deaths: &[Window]) -> Losses {
+    let mut losses = Losses::default();
+    for record in records {
+        let list = match record.outcome {
+            Outcome::Gateway | Outcome::Direct => continue,
+            Outcome::ConnectFailed(_) if met(deaths, record.start, record.connected()) => {
+                &mut losses.under_way
+            }
+            Outcome::ConnectFailed(_) => &mut losses.outside,
+            Outcome::Dropped(_) if met(deaths, record.start, record.end()) => &mut losses.dropped,
+            Outcome::Dropped(_) | Outcome::Silent | Outcome::Astray => &mut losses.wrong,
+        };
+        list.push(*record);
+    }
+    losses
+}
+
+fn met(deaths: &[Window], start: u64, end: u64) -> bool {
+    deaths.iter().any(|death| death.meets(start, end))
+}
+
+/// The death nearest to a record, to tell times by.
+pub(super) fn nearest(deaths: &[Window], record: &Record) -> u64 {
+    let origins = deaths.iter().map(|death| death.from);
+    origins.min_by_key(|origin| origin.abs_diff(record.start)).unwrap_or(record.start)
+}
+
+/// How many took this way.
+pub(super) fn ways(records: &[Record], outcome: Outcome) -> usize {
+    records.iter().filter(|record| record.outcome == outcome).count()
+}
+
+/// Those that began within a time, its end left out.
+pub(super) fn begun_in(records: &[Record], from: u64, to: u64) -> Vec<Record> {
+    records.iter().filter(|record| (from..to).contains(&record.start)).copied().collect()
+}
+
+/// Of connects, those that failed although they began when the `threshold`th failure had been seen.
+pub(super) fn after_nth_failure(records: &[Record], threshold: usize) -> Vec<Record> {
+    let mut failed: Vec<_> =
+        records.iter().filter(|r| matches!(r.outcome, Outcome::ConnectFailed(_))).copied().collect();
+    failed.sort_by_key(Record::connected);
+    let Some(seen) = threshold.checked_sub(1).and_then(|n| failed.get(n)).map(Record::connected) else {
+        return Vec::new();
+    };
+    failed.retain(|record| record.start > seen);
+    failed
+}
+
+/// Of connects, those that were still sent to a gateway that does not answer although they began when the oldest of
+/// those had waited for `limit` ns.
+pub(super) fn after_overdue(records: &[Record], limit: u64) -> Vec<Record> {
+    let sent = |record: &&Record| record.outcome != Outcome::Direct;
+    let Some(oldest) = records.iter().filter(sent).map(|record| record.start).min() else {
+        return Vec::new();
+    };
+    records.iter().filter(sent).filter(|record| record.start > oldest + limit).copied().collect()
+}
+
+/// Milliseconds from one time to a later one.
+pub(super) fn ms(from: u64, to: u64) -> f64 {
+    (to as f64 - from as f64) / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REFUSED: Outcome = Outcome::ConnectFailed(111);
+
+    fn record(start_us: u64, took_us: u32, outcome: Outcome) -> Record {
+        Record { start: start_us * 1000, connect_us: took_us, took_us, outcome }
+    }
+
+    fn window(from_us: u64, to_us: u64) -> Window {
+        Window { from: from_us * 1000, to: to_us * 1000 }
+    }
+
+    #[test]
+    fn failures_are_told_by_the_gateways_death() {
+        let deaths = [window(1000, 1500), window(9000, 9100)];
+        let records = [
+            record(500, 100, REFUSED), // over before the kill
+            record(950, 60, REFUSED),  // begun before, over after
+            record(1200, 10, REFUSED), // while it died
+            record(1501, 10, REFUSED), // after it was reaped
+            record(9050, 10, Outcome::Dropped(104)),
+            record(900, 300, Outcome::Dropped(0)),
+            record(2000, 300, Outcome::Dropped(0)), // by a living gateway
+            record(3000, 5_000_000, Outcome::Silent),
+            record(4000, 10, Outcome::Direct),
+            record(4001, 10, Outcome::Gateway),
+        ];
+        let losses = losses(&records, &deaths);
+        assert_eq!(losses.under_way, records[1..3]);
+        assert_eq!(losses.outside, [records[0], records[3]]);
+        assert_eq!(losses.dropped, records[4..6]);
+        assert_eq!(losses.wrong, records[6..8]);
+    }
+
+    #[test]
+    fn a_failure_is_told_by_connect_and_not_by_the_whole_call() {
+        // Connected long before the kill and dropped by it: the connect was good.
+        let mut dropped = record(100, 1000, Outcome::Dropped(104));
+        dropped.connect_us = 10;
+        let losses = losses(&[dropped], &[window(1000, 1200)]);
+        assert_eq!((losses.dropped.len(), losses.wrong.len()), (1, 0));
+    }
+
+    #[test]
+    fn those_in_flight_when_the_last_failure_is_seen_are_exposed_rightly() {
+        let records = [
+            record(0, 1000, REFUSED),
+            record(100, 1000, REFUSED),  // seen at 1100: the second
+            record(1050, 1000, REFUSED), // in flight then
+            record(1200, 1000, REFUSED), // began later
+            record(1300, 1000, Outcome::Direct),
+        ];
+        assert_eq!(after_nth_failure(&records, 2), [records[3]]);
+        assert!(after_nth_failure(&records, 5).is_empty());
+    }
+
+    #[test]
+    fn after_the_oldest_is_overdue_none_may_follow() {
+        let records = [
+            record(1000, 5_000, REFUSED),
+            record(1100, 5_000, REFUSED),
+            record(1250, 5_000, REFUSED),
+            record(1300, 10, Outcome::Direct),
+        ];
+        assert_eq!(after_overdue(&records, 200_000), [records[2]]);
+        assert!(after_overdue(&records[3..], 200_000).is_empty());
+    }
+}

@@ -1,0 +1,92 @@
+//! What the pinned maps say, without the agent.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use aya_obj::generated::bpf_map_type::{
+    BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_SOCKHASH, BPF_MAP_TYPE_SOCKMAP,
+};
+
+use crate::bpf;
+
+/// When the agent last renewed its lease, on CLOCK_MONOTONIC, ns.
+pub(super) fn last_heartbeat(pins: &Path) -> Result<u64> {
+    control(pins, 0)
+}
+
+/// Slots of the sockhash that are taken or promised.
+pub(super) fn reserved(pins: &Path) -> Result<u64> {
+    control(pins, 16)
+}
+
+/// A word of the control block (`Control` in lunar-common, which xtask does not depend on).
+fn control(pins: &Path, at: usize) -> Result<u64> {
+    let path = pins.join("v1/maps/CONTROL");
+    let read = || {
+        let map = bpf::open_pin(&path)?;
+        let size = bpf::map_info(map.as_fd())?.value_size;
+        bpf::look_up(map.as_fd(), &0_u32.to_ne_bytes(), size as usize)
+    };
+    let block = read().with_context(|| format!("cannot read {}", path.display()))?;
+    let word = block.as_deref().and_then(|block| block.get(at..at + 8)).and_then(|b| b.try_into().ok());
+    word.map(u64::from_ne_bytes).with_context(|| format!("{} is not as expected", path.display()))
+}
+
+/// How many entries there are in each pinned map whose entries come and go, by its name.
+pub(super) fn entries(pins: &Path) -> Result<BTreeMap<String, usize>> {
+    let mut counts = BTreeMap::new();
+    for path in below(&pins.join("v1/maps"))? {
+        let count =
+            count(&path).with_context(|| format!("cannot count the entries of {}", path.display()))?;
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        counts.extend(count.map(|count| (name, count)));
+    }
+    Ok(counts)
+}
+
+/// None of a map that always has all its entries.
+fn count(path: &Path) -> std::io::Result<Option<usize>> {
+    let map = bpf::open_pin(path)?;
+    let info = bpf::map_info(map.as_fd())?;
+    let is = |kind| info.type_ == kind as u32;
+    if is(BPF_MAP_TYPE_SOCKMAP) {
+        // An array, whose empty slots are errors; what a socket is shown as is its cookie.
+        let filled = |slot: &u32| {
+            matches!(bpf::look_up(map.as_fd(), &slot.to_ne_bytes(), info.value_size as usize), Ok(Some(_)))
+        };
+        return Ok(Some((0..info.max_entries).filter(filled).count()));
+    }
+    if !is(BPF_MAP_TYPE_HASH) && !is(BPF_MAP_TYPE_LRU_HASH) && !is(BPF_MAP_TYPE_SOCKHASH) {
+        return Ok(None);
+    }
+    let (mut count, mut key) = (0, None);
+    // More than there can be: the kernel begins anew when a key vanishes meanwhile.
+    while count <= info.max_entries as usize {
+        key = bpf::next_key(map.as_fd(), key.as_deref(), info.key_size as usize)?;
+        if key.is_none() {
+            break;
+        }
+        count += 1;
+    }
+    Ok(Some(count))
+}
+
+/// All files below a folder.
+pub(super) fn below(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.extend(below(&entry.path())?);
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}

@@ -1,0 +1,116 @@
+//! Line 4: restart, upgrade and reload are no event for an application: every connect is redirected, none fails.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+
+use super::{
+    Plan,
+    count::{ms, ways},
+    record::{Outcome, now},
+    report::Report,
+    scene::{Place, Scene},
+};
+
+const FAILSAFE: &str = "[gateway.health]\ninterval = \"200ms\"\ntimeout = \"200ms\"";
+const SOON: Duration = Duration::from_secs(20);
+
+pub(super) fn run(plan: &mut Plan, report: &mut Report) -> Result<()> {
+    let times = plan.times(50, 5);
+    let mut scene = Scene::set("upgrade", Place::Local, FAILSAFE)?;
+    let copy = scene.copy_of_agent()?;
+
+    phase(plan, report, &mut scene, "agent restarted (SIGTERM, start)", times, |scene, _| {
+        scene.stop_agent()?;
+        scene.start_agent()?;
+        scene.ready()
+    })?;
+    phase(
+        plan,
+        report,
+        &mut scene,
+        "agent upgraded (SIGTERM, start of another binary)",
+        times,
+        |scene, round| {
+            scene.stop_agent()?;
+            if round % 2 == 1 {
+                scene.start_agent_from(&copy)?
+            } else {
+                scene.start_agent()?
+            };
+            scene.ready()
+        },
+    )?;
+    if !scene.run(&["reload", "--help"])?.status.success() {
+        report.evidence(["this lunar-agent has no `reload`: not shown".to_owned()]);
+        return Ok(());
+    }
+    let times = plan.times(50, 6);
+    phase(plan, report, &mut scene, "configuration changed, `lunar-agent reload`", times, |scene, round| {
+        change(scene, round)?;
+        let output = scene.run(&["reload"])?;
+        if !output.status.success() {
+            bail!("`lunar-agent reload` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
+    })?;
+    phase(plan, report, &mut scene, "configuration changed, SIGHUP", times, |scene, round| {
+        change(scene, round)?;
+        let agent = scene.agent.as_mut().context("no agent runs")?;
+        let mark = agent.mark();
+        agent.signal(Signal::SIGHUP)?;
+        agent.wait_for_line_after(mark, "reloaded", SOON).map(drop)
+    })
+}
+
+/// Another cooldown, another entry, another port: each time something that makes new programs and tables.
+fn change(scene: &Scene, round: usize) -> Result<()> {
+    scene.configure(&format!(
+        "{FAILSAFE}\n[failsafe]\nexit_cooldown_after_sec = {}\n\
+         [policy]\nblock = [\"192.0.2.{}\"]\nports = [80, 443, {}]",
+        2 + round % 2,
+        round % 200,
+        8100 + round % 100,
+    ))
+}
+
+/// Does something many times under load, which nobody may notice.
+fn phase(
+    plan: &mut Plan,
+    report: &mut Report,
+    scene: &mut Scene,
+    what: &str,
+    times: usize,
+    mut work: impl FnMut(&mut Scene, usize) -> Result<()>,
+) -> Result<()> {
+    let mut storm = scene.storm()?;
+    let (mut begun, mut took) = (Vec::new(), Vec::new());
+    for round in 1..=times {
+        plan.wait_up_to(300);
+        let start = now();
+        work(scene, round).with_context(|| format!("{what}, round {round}"))?;
+        begun.push(start);
+        took.push(ms(start, now()));
+        if round % 10 == 0 {
+            eprintln!("    {what}: {round} of {times}");
+        }
+    }
+    // At least one that began after the last of it.
+    storm.wait_for(Outcome::Gateway, now())?;
+    let calm = storm.stop()?;
+    let odd: Vec<_> = calm.records.iter().filter(|r| r.outcome != Outcome::Gateway).collect();
+    let missed = ways(&calm.records, Outcome::Direct);
+    report.show(what, format!("{times} times, {} connects", calm.records.len()));
+    report.at_most(&format!("{what}: failed"), odd.len() - missed, 0);
+    report.at_most(&format!("{what}: missed (not seen to come from the gateway)"), missed, 0);
+    report.times(&format!("{what}: until it was done"), &took, None);
+    report.evidence(odd.iter().take(20).map(|record| {
+        let origin = begun.iter().copied().min_by_key(|b| b.abs_diff(record.start));
+        format!(
+            "{what}: {} (from the nearest of its beginnings)",
+            record.tell(origin.unwrap_or(record.start))
+        )
+    }));
+    Ok(())
+}
