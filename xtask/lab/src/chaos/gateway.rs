@@ -1,10 +1,13 @@
 //! Line 1: a gateway on this host dies under load and comes back, again and again.
 
+use std::{thread, time::Duration};
+
 use anyhow::Result;
 
 use super::{
     Plan,
     count::{losses, ms, nearest, ways},
+    kernel,
     record::Outcome,
     report::Report,
     scene::{Place, Scene},
@@ -46,6 +49,10 @@ pub(super) fn run(plan: &mut Plan, report: &mut Report) -> Result<()> {
     report.at_most("connects failed at any other time", lost.outside.len(), 0);
     report.show("connections that the gateway had accepted and dropped by dying", lost.dropped.len());
     report.at_most("dropped by a living gateway, unanswered, or astray", lost.wrong.len(), 0);
+    thread::sleep(Duration::from_secs(1));
+    for (map, count) in kernel::entries(&scene.pins())? {
+        report.show(&format!("entries of {map} when all was over"), count);
+    }
     report.times("from `listening on` to the first redirected connect", &resumed, None);
     let told = lost.under_way.iter().chain(&lost.outside).chain(&lost.wrong).take(20);
     report.evidence(told.map(|record| format!("{} (from the kill)", record.tell(nearest(&deaths, record)))));

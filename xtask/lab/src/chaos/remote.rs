@@ -54,7 +54,7 @@ struct Episode {
 }
 
 pub(super) fn run(plan: &mut Plan, report: &mut Report) -> Result<()> {
-    let rounds = plan.times(10, 1);
+    let rounds = plan.times(10, 2);
     let mut scene = Scene::set("remote", Place::Remote, FAILSAFE)?;
     let mut storm = scene.storm()?;
     let mut episodes = Vec::new();
@@ -123,8 +123,10 @@ fn tell(report: &mut Report, name: &str, fault: Fault, episodes: &[&Episode], re
         failed.push(reach.iter().filter(exposed).filter(is_failed).count());
         hung.push(reach.iter().filter(exposed).filter(|r| !is_failed(r)).count());
         let during = begun_in(records, episode.from, episode.repaired);
+        // The first to be exposed tells when the fault took hold: several runs of `ip` make a black hole.
+        let first = during.iter().filter(exposed).map(|r| r.start).min();
         let last = during.iter().filter(|r| r.outcome != Outcome::Direct).map(|r| r.start).max();
-        direct.push(last.map_or(0.0, |start| ms(episode.from, start)));
+        direct.extend(first.zip(last).map(|(first, last)| ms(first, last)));
         back.push(ms(episode.repaired, episode.redirected));
         late.extend(after_nth_failure(&during, ATTEMPTS).into_iter().map(|r| (episode, r)));
         if fault == Fault::BlackHoled {
@@ -148,17 +150,16 @@ fn tell(report: &mut Report, name: &str, fault: Fault, episodes: &[&Episode], re
         }
     }
     let limit = match fault {
-        // As soon as the fifth has failed.
+        // As soon as the fifth has failed, whenever that is: the count above is the limit.
         Fault::Refused => None,
         Fault::BlackHoled => Some((OVERDUE + SLACK) as f64 / 1e6),
         // The first probe may be an interval away.
         Fault::HalfDead => Some(PROBED + 200.0),
     };
-    // Setting the fault up is in it: a black hole is made by several runs of `ip`.
     report.times(
-        &format!("{name}: from fault to the last connect that was redirected"),
+        &format!("{name}: from the first connect exposed to the last one redirected"),
         &direct,
-        limit.map(|l| l + 200.0),
+        limit,
     );
     report.times(&format!("{name}: from repair to the first redirected connect"), &back, None);
     report.evidence(
