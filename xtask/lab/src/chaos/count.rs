@@ -57,6 +57,12 @@ pub(super) fn nearest(deaths: &[Window], record: &Record) -> u64 {
     origins.min_by_key(|origin| origin.abs_diff(record.start)).unwrap_or(record.start)
 }
 
+/// How many connects may fail with their SYN under way in so many deaths of a gateway: 5 in 100. Fewer deaths tell
+/// nothing about a rate, so they may have as many.
+pub(super) fn allowance(deaths: usize) -> usize {
+    deaths.div_ceil(20).max(5)
+}
+
 /// How many took this way.
 pub(super) fn ways(records: &[Record], outcome: Outcome) -> usize {
     records.iter().filter(|record| record.outcome == outcome).count()

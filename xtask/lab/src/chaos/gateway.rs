@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::{
     Plan,
-    count::{losses, ms, nearest, ways},
+    count::{allowance, losses, ms, nearest, ways},
     kernel,
     record::Outcome,
     report::Report,
@@ -44,7 +44,7 @@ pub(super) fn run(plan: &mut Plan, report: &mut Report) -> Result<()> {
     report.at_most(
         "connects failed, SYN under way when the gateway died",
         lost.under_way.len(),
-        kills.div_ceil(20).max(5),
+        allowance(kills),
     );
     report.at_most("connects failed at any other time", lost.outside.len(), 0);
     report.show("connections that the gateway had accepted and dropped by dying", lost.dropped.len());

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     Plan,
-    count::{losses, nearest, ways},
+    count::{allowance, losses, nearest, ways},
     kernel,
     record::{Outcome, now},
     report::Report,
@@ -77,7 +77,7 @@ pub(super) fn run(plan: &mut Plan, report: &mut Report) -> Result<()> {
     report.show("through the gateway", sum.gateway);
     report.show("direct", sum.direct);
     report.show("begun over 50 ms late: the machine was busy", sum.late);
-    let limit = sum.gateway_kills.div_ceil(20).max(5);
+    let limit = allowance(sum.gateway_kills);
     report.at_most("connects failed, SYN under way when the gateway died", sum.under_way, limit);
     report.at_most("connects failed at any other time", sum.outside, 0);
     report.show("connections that the gateway had accepted and dropped by dying", sum.dropped);
