@@ -13,12 +13,18 @@ use super::{
     scene::{Place, Scene},
 };
 
-const FAILSAFE: &str = "[gateway.health]\ninterval = \"200ms\"\ntimeout = \"200ms\"";
+/// The default.
+const LEASE: &str = "3s";
+/// In the short form: a restart that takes longer than the lease misses connects, and how long one takes is a matter of
+/// speed, which is not judged there.
+const LONG_LEASE: &str = "60s";
 const SOON: Duration = Duration::from_secs(20);
 
 pub(super) fn run(plan: &mut Plan, report: &mut Report) -> Result<()> {
     let times = plan.times(50, 5);
-    let mut scene = Scene::set("upgrade", Place::Local, FAILSAFE)?;
+    let lease = if report.is_brief() { LONG_LEASE } else { LEASE };
+    report.show("lease", lease);
+    let mut scene = Scene::set("upgrade", Place::Local, &failsafe(lease, 10))?;
     let copy = scene.copy_of_agent()?;
 
     phase(plan, report, &mut scene, "agent restarted (SIGTERM, start)", times, |scene, _| {
@@ -44,7 +50,7 @@ pub(super) fn run(plan: &mut Plan, report: &mut Report) -> Result<()> {
     )?;
     let times = plan.times(50, 6);
     phase(plan, report, &mut scene, "configuration changed, `lunar-agent reload`", times, |scene, round| {
-        change(scene, round)?;
+        change(scene, lease, round)?;
         let output = scene.run(&["reload"])?;
         if !output.status.success() {
             bail!("`lunar-agent reload` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
@@ -52,7 +58,7 @@ pub(super) fn run(plan: &mut Plan, report: &mut Report) -> Result<()> {
         Ok(())
     })?;
     phase(plan, report, &mut scene, "configuration changed, SIGHUP", times, |scene, round| {
-        change(scene, round)?;
+        change(scene, lease, round)?;
         let agent = scene.agent.as_mut().context("no agent runs")?;
         let mark = agent.mark();
         agent.signal(Signal::SIGHUP)?;
@@ -64,12 +70,18 @@ pub(super) fn run(plan: &mut Plan, report: &mut Report) -> Result<()> {
     })
 }
 
+fn failsafe(lease: &str, cooldown: usize) -> String {
+    format!(
+        "[gateway.health]\ninterval = \"200ms\"\ntimeout = \"200ms\"\n\
+         [failsafe]\nlease = {lease:?}\nexit_cooldown_after_sec = {cooldown}"
+    )
+}
+
 /// Another cooldown, another entry, another port: each time something that makes new programs and tables.
-fn change(scene: &Scene, round: usize) -> Result<()> {
+fn change(scene: &Scene, lease: &str, round: usize) -> Result<()> {
     scene.configure(&format!(
-        "{FAILSAFE}\n[failsafe]\nexit_cooldown_after_sec = {}\n\
-         [policy]\nblock = [\"192.0.2.{}\"]\nports = [80, 443, {}]",
-        2 + round % 2,
+        "{}\n[policy]\nblock = [\"192.0.2.{}\"]\nports = [80, 443, {}]",
+        failsafe(lease, 2 + round % 2),
         round % 200,
         8100 + round % 100,
     ))
