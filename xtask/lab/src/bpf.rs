@@ -16,6 +16,9 @@ use aya_obj::generated::{
     bpf_map_type, bpf_prog_info, bpf_prog_type, bpf_stats_type,
 };
 
+/// The folder below `paths.pins` of the ABI that is measured and tested (`lunar_common::abi::VERSION`).
+pub(crate) const ABI: &str = "v2";
+
 fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
     // SAFETY: `attr` is a whole `union bpf_attr`, zeroed and then filled by the caller; the kernel reads no further
     // than the size given.

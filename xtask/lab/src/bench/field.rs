@@ -145,12 +145,12 @@ impl Field {
 impl Agent {
     /// The pinned failsafe words.
     pub(super) fn words(&self) -> PathBuf {
-        self.pins.join("v1/maps/FAILSAFE")
+        self.pins.join(crate::bpf::ABI).join("maps/FAILSAFE")
     }
 
     /// The pinned links, by their file names.
     pub(super) fn links(&self) -> Result<Vec<PathBuf>> {
-        let dir = self.pins.join("v1/links");
+        let dir = self.pins.join(crate::bpf::ABI).join("links");
         let entries = fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
         let mut links = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
         links.sort();

@@ -24,7 +24,7 @@ pub(super) fn reserved(pins: &Path) -> Result<u64> {
 
 /// A word of the control block (`Control` in lunar-common, which xtask does not depend on).
 fn control(pins: &Path, at: usize) -> Result<u64> {
-    let path = pins.join("v1/maps/CONTROL");
+    let path = pins.join(bpf::ABI).join("maps/CONTROL");
     let read = || {
         let map = bpf::open_pin(&path)?;
         let size = bpf::map_info(map.as_fd())?.value_size;
@@ -38,7 +38,7 @@ fn control(pins: &Path, at: usize) -> Result<u64> {
 /// How many entries there are in each pinned map whose entries come and go, by its name.
 pub(super) fn entries(pins: &Path) -> Result<BTreeMap<String, usize>> {
     let mut counts = BTreeMap::new();
-    for path in below(&pins.join("v1/maps"))? {
+    for path in below(&pins.join(bpf::ABI).join("maps"))? {
         let count =
             count(&path).with_context(|| format!("cannot count the entries of {}", path.display()))?;
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
