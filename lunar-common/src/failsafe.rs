@@ -275,5 +275,16 @@ pub fn settle(
     Step::Dropped
 }
 
+/// Closes the breaker by hand, whatever else happens to it meanwhile. Returns the word it made.
+pub fn close(cell: &impl Cell) -> Word {
+    loop {
+        let old = cell.load();
+        let new = old.closed();
+        if cell.swap(old, new) {
+            return new;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -219,10 +219,15 @@ impl Agent {
 
     /// Looks whether the targets still are what they were.
     pub(super) fn watch_targets(&mut self) {
+        // Links that cannot be listed are not known to be missing.
+        let pinned = self.pins.link_paths().ok();
+        let complete = |slot| {
+            pinned.as_ref().is_none_or(|pinned| attach::complete(pinned, &self.pins, Owner::Target(slot)))
+        };
         for target in self.targets.iter() {
             let problem = if !target.cgroup.exists() {
                 Some(format!("its cgroup is gone: detach {:?}, then attach what took its place", target.name))
-            } else if !attach::complete(&self.pins, Owner::Target(target.slot)) {
+            } else if !complete(target.slot) {
                 Some(format!(
                     "some of its pinned links were removed: detach {:?}, then attach it",
                     target.name

@@ -1,7 +1,8 @@
 //! Links: programs on cgroups, pinned, so that interception outlives the agent.
 
 use std::{
-    fs::{self, File},
+    collections::HashSet,
+    fs::File,
     io,
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
@@ -220,8 +221,7 @@ pub fn owners(pins: &Pins) -> Result<Vec<Owner>, KernelError> {
     Ok(owners)
 }
 
-/// Whether all links of an owner are pinned.
-pub fn complete(pins: &Pins, owner: Owner) -> bool {
-    let pinned = |p: &Program| -> PathBuf { pins.link(&owner.name(), p.name()) };
-    owner.programs().iter().all(|p| fs::symlink_metadata(pinned(p)).is_ok())
+/// Whether all links of an owner are among those that are pinned.
+pub fn complete(pinned: &HashSet<PathBuf>, pins: &Pins, owner: Owner) -> bool {
+    owner.programs().iter().all(|p| pinned.contains(&pins.link(&owner.name(), p.name())))
 }

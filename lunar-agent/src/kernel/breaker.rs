@@ -8,7 +8,7 @@ use std::{
 
 use lunar_common::{
     abi::{Control, MAX_ENDPOINTS, maps},
-    failsafe::{Cell, Word},
+    failsafe::{self, Cell, Word},
     time::KtimeNs,
 };
 
@@ -116,10 +116,7 @@ pub struct WordCell<'a>(&'a AtomicU64);
 impl WordCell<'_> {
     /// Closes the breaker by hand: counts zero, a new epoch.
     pub fn close(&self) {
-        let mut old = self.load();
-        while !self.swap(old, old.closed()) {
-            old = self.load();
-        }
+        failsafe::close(self);
     }
 }
 

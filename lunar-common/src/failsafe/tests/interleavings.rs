@@ -13,10 +13,10 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-/// One attempt: begun at one moment, its result entered at another.
+/// One attempt: begun at one moment, its result entered at another. Or, without an attempt, a person's `resume`.
 #[derive(Clone, Copy)]
 struct Try {
-    attempt: Attempt,
+    attempt: Option<Attempt>,
     outcome: Outcome,
     begins: u64,
     ends: u64,
@@ -88,7 +88,7 @@ impl World {
     fn step(&mut self, who: usize) {
         let actor = &mut self.actors[who];
         let now = actor.tries[0];
-        let Some((ticket, epoch)) = actor.began else {
+        let Some((ticket, epoch)) = actor.began.or(now.attempt.is_none().then_some((Ticket(0), 0))) else {
             actor.began = self.word.begin(at(now.begins)).map(|ticket| (ticket, self.model.epoch));
             if actor.began.is_none() {
                 actor.tries.remove(0);
@@ -97,7 +97,12 @@ impl World {
         };
         let run = |answered: &[Answered]| {
             let cell = Playback { answered: RefCell::new(answered.iter()), asked: RefCell::new(None) };
-            let step = settle(&cell, now.attempt, now.outcome, ticket, limits(self.threshold), at(now.ends));
+            let step = match now.attempt {
+                Some(attempt) => {
+                    settle(&cell, attempt, now.outcome, ticket, limits(self.threshold), at(now.ends))
+                }
+                None => Step::Closed(close(&cell)),
+            };
             (step, cell.asked.into_inner())
         };
         let before = self.word;
@@ -113,7 +118,10 @@ impl World {
             None => panic!("a try that has ended goes on"),
         });
         if let (step, None) = run(&actor.answered) {
-            let expected = self.model.enter(now.attempt, now.outcome, epoch, self.threshold, now.ends);
+            let expected = match now.attempt {
+                Some(attempt) => self.model.enter(attempt, now.outcome, epoch, self.threshold, now.ends),
+                None => self.model.resume(),
+            };
             assert_eq!(effect(step, before), (expected, self.model.word()), "{:?}", self.effects);
             self.effects.push(expected);
             actor.tries.remove(0);
@@ -147,7 +155,7 @@ fn world(model: Model, threshold: u32, actors: &[&[Try]]) -> World {
 }
 
 const fn tried(attempt: Attempt, outcome: Outcome, now: u64) -> Try {
-    Try { attempt, outcome, begins: now, ends: now }
+    Try { attempt: Some(attempt), outcome, begins: now, ends: now }
 }
 
 fn count(world: &World, effect: Effect) -> usize {
@@ -206,7 +214,7 @@ fn one_attempt_decides_a_probation() {
 #[test]
 fn what_began_before_the_cooldown_does_not_decide_after_it() {
     let until = (NOW.0 + COOLDOWN.0).next_multiple_of(UNIT);
-    let slow = |outcome| Try { attempt: Connect, outcome, begins: NOW.0, ends: until };
+    let slow = |outcome| Try { attempt: Some(Connect), outcome, begins: NOW.0, ends: until };
     let (failure, probe) = (tried(Connect, Failure, NOW.0), tried(Probe, Success, until));
     for outcome in [Success, Failure] {
         let start = world(Model::new(0), 1, &[&[failure], &[slow(outcome)], &[probe]]);
@@ -220,6 +228,21 @@ fn what_began_before_the_cooldown_does_not_decide_after_it() {
         });
         assert!(decided.get() > 0);
     }
+}
+
+/// A person resumes while failures come in: it falls into one place among them, and what began before it counts no more.
+#[test]
+fn a_resume_falls_into_one_place() {
+    const RESUME: Try = Try { attempt: None, outcome: Success, begins: 0, ends: 0 };
+    let failure = tried(Connect, Failure, NOW.0);
+    let start = world(Model::new(0), 2, &[&[failure, failure], &[RESUME], &[failure, RESUME]]);
+    let open = core::cell::Cell::new(0);
+    let ends = explore(&start, &|end| {
+        assert_eq!(count(end, Effect::Closed), 2);
+        assert_eq!(end.model.epoch, 2 + count(end, Effect::Opened) as u64);
+        open.set(open.get() + usize::from(end.word.state(NOW) == State::Cooldown));
+    });
+    assert!(ends > 1_000 && open.get() < ends, "{} of {ends}", open.get());
 }
 
 /// The word as the agent has it.

@@ -68,6 +68,12 @@ impl Model {
         Effect::Opened
     }
 
+    /// Closes by hand.
+    pub fn resume(&mut self) -> Effect {
+        *self = Self::new(self.epoch + 1);
+        Effect::Closed
+    }
+
     /// The word that says the same.
     pub fn word(&self) -> Word {
         let units = match self.breaker {
