@@ -87,12 +87,13 @@ pub(super) fn from_pins(root: &Path) -> anyhow::Result<Status> {
     let pins = Pins::new(root);
     let state = State::open(&pins)?;
     let mut knowledge = Knowledge::default();
+    let links = pins.link_paths()?;
     env!("CARGO_PKG_VERSION").clone_into(&mut knowledge.agent.version);
     Ok(read(&state, knowledge, |slot, entry| {
         let path = text(&entry.path, entry.path_len);
         if !Cgroup::at(Path::new(&path)).is_ok_and(|c| c.id == entry.cgroup_id) {
             Some("its cgroup is gone".to_owned())
-        } else if !attach::complete(&pins, Owner::Target(slot)) {
+        } else if !attach::complete(&links, &pins, Owner::Target(slot)) {
             Some("some of its pinned links were removed".to_owned())
         } else {
             None
