@@ -205,6 +205,45 @@ fn the_handoff_can_change() {
     assert_eq!(proxied.stdout().lines().filter(|l| l.starts_with("forwarded")).count(), 3);
 }
 
+/// While programs of both handoffs are attached, each connection is handed over as it was decided.
+#[test]
+fn calls_go_on_while_the_handoff_changes() {
+    let s = Scene::new("handoffs");
+    let proxied = s.world.gateway(&["--listen", "127.0.0.3:8000", "--accept-proxy"]);
+    let (own, proxy) = (s.toml(""), s.world.toml("proxy-protocol", &["127.0.0.3:8000"], ""));
+    let _agent = s.world.agent(&own);
+    let call = ["client", "http", "--to", PROVIDER, "--count", "4000"];
+    let mut clients: Vec<_> = (0..2)
+        .map(|_| {
+            let role = s.world.lab.role(call).unwrap().netns(&s.world.host).cgroup(&s.world.app);
+            s.world.lab.spawn(role).unwrap()
+        })
+        .collect();
+    let mut changes = 0;
+    while clients.iter_mut().all(|c| c.try_wait().unwrap().is_none()) {
+        for toml in [&proxy, &own] {
+            let (code, said) = s.reload(toml);
+            assert_eq!(code, 0, "{said}");
+            changes += 1;
+        }
+    }
+    assert!(changes > 4, "{changes}");
+    for mut client in clients {
+        let said = client.finish(Duration::from_secs(60)).unwrap();
+        assert!(
+            said.ends_with("{\"calls\":4000,\"failed\":0}\n"),
+            "{}",
+            said.lines().rev().take(3).collect::<String>()
+        );
+    }
+    assert_eq!(verdicts(&s.world.status(), "app"), one("redirected", 8000));
+    eventually("all were forwarded", || {
+        let count = |g: &lunar_lab::Child| g.stdout().lines().filter(|l| l.starts_with("forwarded")).count();
+        let both = [count(&s.gateway), count(&proxied)];
+        both.iter().sum::<usize>() == 8000 && both.iter().all(|some| *some > 100)
+    });
+}
+
 /// What systemd hears from a unit of `Type=notify-reload` with a watchdog.
 #[test]
 fn systemd_is_told() {

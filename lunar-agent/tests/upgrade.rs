@@ -50,7 +50,7 @@ fn pins_of_another_version_are_replaced_without_a_missed_connect() {
     assert!(said.contains("pins of another version: their targets are taken over"), "{said}");
     assert_eq!(attached(&s.world.app)[4..], [1; 2], "the old verdicts have ended");
     agent.child.wait_for_line("pins of another version removed", SOON).unwrap();
-    assert_eq!(attached(&s.world.app), [1; 6]);
+    eventually("its last programs are detached", || attached(&s.world.app) == [1; 6]);
     assert!(!agent.pins.join("v0").exists());
     all_redirected(&s, client);
     assert!(s.world.verdict("redirected") > 10);
@@ -100,6 +100,6 @@ fn maps_of_another_shape_are_moved_aside_and_removed() {
     agent.child.wait_for_line("pins of another version removed", SOON).unwrap();
     let left: Vec<_> = fs::read_dir(&agent.pins).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, ["v2"]);
-    assert_eq!(attached(&s.world.app), [1; 6]);
+    eventually("their last programs are detached", || attached(&s.world.app) == [1; 6]);
     all_redirected(&s, client);
 }

@@ -365,6 +365,8 @@ pub mod mark {
     pub const HEADER_DUE: u32 = 1 << 1;
     /// We asked for a call at each round-trip measurement, to learn that the header has arrived.
     pub const AWAITS_ACK: u32 = 1 << 2;
+    /// Its record waits for the gateway's side to take it.
+    pub const RECORDED: u32 = 1 << 3;
 }
 
 /// Names a connection as both of its ends see it.

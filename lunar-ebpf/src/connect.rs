@@ -124,6 +124,7 @@ fn redirect<H: SockAddr>(
             }
         },
     };
+    connection.marks &= !(mark::HEADER_DUE | mark::RECORDED);
     if facts.settings.flags & flag::PROXY_HEADER != 0 {
         if connection.slot_held == 0 {
             if !reserve_slot(facts.control) {

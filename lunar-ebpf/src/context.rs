@@ -186,11 +186,12 @@ fn flags(sk: *mut bpf_sock) -> Option<u8> {
     }
 }
 
-/// The IPv4 address a socket is or was to be connected to, in network order. `connect(2)` sets it once there is a route
-/// and before it looks for a port (net/ipv4/tcp_ipv4.c, `tcp_v4_connect`), and a failure leaves it.
+/// Whether a connect to this IPv4 address, in network order, had a route and found no port: `connect(2)` sets the address
+/// once there is a route and before it looks for a port (net/ipv4/tcp_ipv4.c, `tcp_v4_connect`); a failure leaves it,
+/// and clears the port, which a connect put off by TCP Fast Open does not.
 #[inline(always)]
-pub fn routed_to(sk: *mut bpf_sock) -> u32 {
-    field!(sk, dst_ip4)
+pub fn found_no_port(sk: *mut bpf_sock, to: u32) -> bool {
+    field!(sk, dst_ip4) == to && field!(sk, dst_port) == 0
 }
 
 /// Whether a socket takes IPv6 only; where that cannot be read, it may.

@@ -82,7 +82,7 @@ pub fn flow(flags: u32, target: u32, endpoint: u32, reason: Reason, original: De
 pub fn unsent(connection: &Connection, sk: *mut bpf_sock) {
     of_all!(unsent);
     let endpoint = maps::ENDPOINTS.get(connection.endpoint).map(|e| e.address.address);
-    if endpoint.is_some_and(|a| a.is_v4() && a.v4_raw() == context::routed_to(sk)) {
+    if endpoint.is_some_and(|a| a.is_v4() && context::found_no_port(sk, a.v4_raw())) {
         apart::raise_bar(connection.target, connection.endpoint);
     }
     connect_failed(connection);

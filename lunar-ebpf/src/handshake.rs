@@ -17,7 +17,7 @@ use aya_ebpf::{
     programs::{SockContext, SockOpsContext},
 };
 use lunar_common::{
-    abi::{Connection, RecordKey, Settings, endpoint, flag, mark, phase},
+    abi::{Connection, RecordKey, Settings, endpoint, mark, phase},
     syn,
 };
 
@@ -67,7 +67,7 @@ pub fn follow(ctx: &SockOpsContext) {
             // Once more: programs after ours have seen TCP_CONNECT_CB too, and many set their own flags and no others.
             watch_state(ctx);
         }
-        (BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, phase::SYN_SENT) => answered(ctx, connection, settings),
+        (BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, phase::SYN_SENT) => answered(ctx, connection),
         (BPF_SOCK_OPS_STATE_CB, phase::SYN_SENT | phase::OVER)
             if context::argument::<0>(ctx) == SYN_SENT && context::argument::<1>(ctx) == CLOSE =>
         {
@@ -92,6 +92,7 @@ fn syn_leaves(ctx: &SockOpsContext, connection: &mut Connection, settings: &Sett
     if records(connection) {
         let key = record_key(&context::ends(ctx), context::netns(ctx));
         if maps::RECORDS.insert(key, connection.original, 0).is_ok() {
+            connection.marks |= mark::RECORDED;
             count::of_all!(records_written);
         }
     }
@@ -116,13 +117,14 @@ fn give_back(ctx: &SockOpsContext, connection: &mut Connection) {
 
 /// The endpoint answered.
 #[inline(always)]
-fn answered(ctx: &SockOpsContext, connection: &mut Connection, settings: &Settings) {
+fn answered(ctx: &SockOpsContext, connection: &mut Connection) {
     if !atomic::swap32(&raw mut connection.phase, phase::SYN_SENT, phase::ESTABLISHED) {
         return;
     }
     untrack(connection);
     give_back(ctx, connection);
-    if settings.flags & flag::PROXY_HEADER != 0 && !await_first_bytes(ctx, connection) {
+    // What was decided holds, whatever handoff a reload has put in force since.
+    if connection.marks & mark::HEADER_DUE != 0 && !await_first_bytes(ctx, connection) {
         // The gateway will get bytes that it cannot place: of no more use than one that does not answer.
         count::of_all!(headers_failed);
         count::connect_failed(connection);
@@ -179,9 +181,7 @@ fn give_slot_back(connection: &mut Connection) {
 #[inline(always)]
 fn unanswered(ctx: &SockOpsContext, connection: &mut Connection) {
     give_back(ctx, connection);
-    if records(connection) {
-        withdraw(&context::ends(ctx), context::netns(ctx));
-    }
+    withdraw(ctx, connection);
     if atomic::swap32(&raw mut connection.phase, phase::SYN_SENT, phase::OVER) {
         untrack(connection);
         count::connect_failed(connection);
@@ -191,10 +191,8 @@ fn unanswered(ctx: &SockOpsContext, connection: &mut Connection) {
 /// The connection is over. Its record has been taken, unless the gateway died before it accepted: then a later connection
 /// of the same address and port, redirected or not, is not to find it.
 #[inline(always)]
-fn closed(ctx: &SockOpsContext, connection: &Connection) {
-    if records(connection) {
-        withdraw(&context::ends(ctx), context::netns(ctx));
-    }
+fn closed(ctx: &SockOpsContext, connection: &mut Connection) {
+    withdraw(ctx, connection);
 }
 
 /// The last close of a target's socket.
@@ -264,10 +262,14 @@ fn records(connection: &Connection) -> bool {
     maps::ENDPOINTS.get(connection.endpoint).is_some_and(|e| e.flags & endpoint::RECORD != 0)
 }
 
-/// Takes back the record of a connection that will not be accepted.
+/// Takes back the record of a connection, if nobody has taken it.
 #[inline(always)]
-fn withdraw(ends: &Ends, netns: u64) {
-    if maps::RECORDS.remove(record_key(ends, netns)).is_ok() {
+fn withdraw(ctx: &SockOpsContext, connection: &mut Connection) {
+    if connection.marks & mark::RECORDED == 0 {
+        return;
+    }
+    connection.marks &= !mark::RECORDED;
+    if maps::RECORDS.remove(record_key(&context::ends(ctx), context::netns(ctx))).is_ok() {
         count::of_all!(records_withdrawn);
     }
 }

@@ -5,8 +5,13 @@
     reason = "BPF_MAP_TYPE_CGROUP_STORAGE is the only storage tied to the attachment; its successor is tied to the current task's cgroup"
 )]
 
+use core::cell::UnsafeCell;
+
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE},
+    bindings::{
+        BPF_F_MMAPABLE, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_def,
+        bpf_map_type::BPF_MAP_TYPE_SOCKMAP,
+    },
     btf_maps::SkStorage,
     helpers::{
         bpf_ktime_get_coarse_ns,
@@ -15,7 +20,7 @@ use aya_ebpf::{
         },
     },
     macros::{btf_map, map},
-    maps::{Array, CgroupStorage, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash, SockMap},
+    maps::{Array, CgroupStorage, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash},
     programs::SockOpsContext,
 };
 use lunar_common::{
@@ -29,6 +34,13 @@ use lunar_common::{
     policy::{BLOCKS, BLOCKS_PER_WORD, BUCKETS, BoundaryV4, BoundaryV6, Bucket, PORTS_PER_WORD, PortRule},
     time::KtimeNs,
 };
+
+/// A sockmap with values of 8 bytes, by which user space can tell the sockets in it; aya's have 4, by which it cannot. The cell
+/// keeps the definition in the writable section of the others.
+#[repr(transparent)]
+struct Listeners(UnsafeCell<bpf_map_def>);
+// SAFETY: the definition is read by the loader only; the map is the kernel's.
+unsafe impl Sync for Listeners {}
 
 #[map]
 static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -58,7 +70,15 @@ static ACCEPTED: SkStorage<Destination> = SkStorage::new();
 #[map]
 pub static EXEMPT: HashMap<u32, u32> = HashMap::with_max_entries(MAX_EXEMPT, 0);
 #[map]
-static LISTENERS: SockMap = SockMap::with_max_entries(MAX_ENDPOINTS * LISTENERS_PER_ENDPOINT, 0);
+static LISTENERS: Listeners = Listeners(UnsafeCell::new(bpf_map_def {
+    type_: BPF_MAP_TYPE_SOCKMAP,
+    key_size: size_of::<u32>() as u32,
+    value_size: size_of::<u64>() as u32,
+    max_entries: MAX_ENDPOINTS * LISTENERS_PER_ENDPOINT,
+    map_flags: 0,
+    id: 0,
+    pinning: 0,
+}));
 #[map]
 pub static SOCKETS: SockHash<u64> = SockHash::with_max_entries(MAX_SOCKETS, 0);
 #[map]

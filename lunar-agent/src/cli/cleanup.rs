@@ -1,11 +1,14 @@
 //! `lunar-agent cleanup`.
 
-use std::io::ErrorKind;
+use std::{io::ErrorKind, time::Duration};
 
 use clap::Args;
 
 use super::{PlaceArgs, output::say_line};
 use crate::kernel::{KernelError, pins::Pins};
+
+/// How long the last connections may need their programs: the default `gateway.connect_timeout`.
+const UNDER_WAY: Duration = Duration::from_secs(1);
 
 /// Remove every pin and link that this program ever made; traffic goes direct
 ///
@@ -34,7 +37,7 @@ impl CleanupArgs {
             }
             lock => lock?,
         };
-        let removed = pins.remove_all()?;
+        let removed = pins.remove_all(UNDER_WAY)?;
         say_line(&format!("removed {} pins from {}; traffic goes direct", removed.len(), root.display()))
     }
 }

@@ -191,8 +191,10 @@ pub fn read(
         .targets()?
         .into_iter()
         .map(|(slot, entry)| {
-            let problem = problem_of(slot, &entry).or_else(|| barred(state, slot, &slots, now));
-            Ok(target(&entry, &state.counters(slot)?, problem))
+            let mut shown = target(&entry, &state.counters(slot)?, problem_of(slot, &entry));
+            // Attached it is all the same.
+            shown.problem = shown.problem.or_else(|| barred(state, slot, &slots, now));
+            Ok(shown)
         })
         .collect::<Result<Vec<_>, KernelError>>()?;
     let totals = state.totals()?;
@@ -239,7 +241,7 @@ fn barred(state: &State, target: u32, endpoints: &[u32], now: KtimeNs) -> Option
         .find(|(_, left)| left.0 > 0)?;
     let endpoint = state.endpoint(slot).ok()?;
     Some(format!(
-        "no port is free there for connections to {}: direct for another {}",
+        "no port is free there for connections to {}: none goes there for another {}",
         SocketAddr::from(endpoint.address),
         HumanDuration(duration(left))
     ))

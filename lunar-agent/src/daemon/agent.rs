@@ -69,6 +69,10 @@ pub(super) struct Agent {
     /// Slots of former targets, and until when their last connections may be under way; the earliest first, but for
     /// what another `connect_timeout` changes.
     pub(super) leaving: VecDeque<(Instant, u32)>,
+    /// Whether programs of two generations are attached at this moment.
+    pub(super) swapping: bool,
+    /// How long a connection may be under way: the longest `connect_timeout` that verdicts attached lately had.
+    pub(super) under_way: Duration,
     /// By target slot.
     pub(super) target_problems: HashMap<u32, String>,
     pub(super) endpoints: Vec<Endpoint>,
@@ -138,6 +142,7 @@ impl Agent {
         // State that is pinned is in its place whatever settings are; without any there is none to open yet.
         generation.publish(&pins)?;
         let now = Instant::now();
+        let (under_way, lease) = (config.gateway.connect_timeout, config.failsafe.lease);
         let mut agent = Self {
             state: State::open(&pins)?,
             probes: Probes::new(&config),
@@ -153,12 +158,15 @@ impl Agent {
             kernel_log: None,
             targets,
             leaving: VecDeque::new(),
+            swapping: true,
+            under_way,
             target_problems: HashMap::new(),
             endpoints,
             lookups,
             gateways: Gateways::default(),
             started: now,
-            next_beat: now,
+            // The first is made when everything is in its place.
+            next_beat: now + lease,
             next_watch: now,
             predecessor: None,
             waiting_sockets: Vec::new(),
@@ -174,6 +182,8 @@ impl Agent {
         agent.state.forget_syns()?;
         agent.take_over(wanted)?;
         agent.open_endpoints(&given_away)?;
+        agent.swapping = false;
+        agent.retire_slots()?;
         agent.beat();
         if let Some(predecessor) = predecessor {
             agent.succeed(predecessor)?;
@@ -254,7 +264,7 @@ impl Agent {
     /// Ends the verdicts of an agent of another version, and lets its connections that are under way come through.
     fn succeed(&mut self, predecessor: Predecessor) -> Result<(), KernelError> {
         predecessor.end_verdicts()?;
-        let until = Instant::now() + self.config.gateway.connect_timeout + HANDED_OVER;
+        let until = Instant::now() + self.under_way + HANDED_OVER;
         self.predecessor = Some((predecessor, until));
         Ok(())
     }
@@ -272,13 +282,20 @@ impl Agent {
         }
     }
 
+    /// Renews the lease if it is time, in the middle of something that takes long.
+    pub(super) fn beat_if_due(&mut self) {
+        if Instant::now() >= self.next_beat {
+            self.beat();
+        }
+    }
+
     /// Renews the lease, four times in its length.
     pub(super) fn beat(&mut self) {
         self.state.breaker.beat();
         self.next_beat = Instant::now() + self.config.failsafe.lease / 4;
     }
 
-    /// Waits for what runs in the background; for ever, if nothing does.
+    /// Waits for what runs in the background; `None` at once if nothing does.
     pub(super) async fn next_done(&mut self) -> Option<Done> {
         tokio::select! {
             Some(probed) = self.probes.next_done() => Some(Done::Probe(probed)),
@@ -373,7 +390,7 @@ impl Agent {
         if !detach {
             return;
         }
-        match self.pins.remove_all() {
+        match self.pins.remove_all(self.under_way) {
             Ok(removed) => tracing::info!(pins = removed.len(), "detached"),
             Err(e) => tracing::error!(error = %e, "not everything was detached: run `lunar-agent cleanup`"),
         }

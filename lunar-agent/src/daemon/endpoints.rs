@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use lunar_common::{abi::Endpoint as Entry, net::Destination, time::KtimeNs};
+use lunar_common::{
+    abi::{Endpoint as Entry, MAX_ENDPOINTS},
+    net::Destination,
+    time::KtimeNs,
+};
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{agent::Agent, renewal::Plan, settings};
@@ -53,6 +57,11 @@ impl Lookups {
         &self.resolutions
     }
 
+    /// The newest addresses of an endpoint, if it is in effect and has any.
+    pub(super) fn newest(&self, spec: &EndpointSpec) -> Option<Resolution> {
+        self.resolutions.iter().find(|r| r.spec == *spec && !r.addresses.is_empty()).cloned()
+    }
+
     /// Other endpoints are in effect. What is being looked up for those of before is of no use any more.
     pub(super) fn replace(&mut self, resolutions: Vec<Resolution>) {
         *self = Self::new(resolutions, Instant::now() + RESOLVE_EVERY);
@@ -94,7 +103,11 @@ pub(super) async fn first(
     let remembered: Vec<Resolution> = specs.iter().map(|spec| remember(spec, &pinned)).collect();
     let now = Instant::now();
     let lookups = if remembered.iter().all(|r| r.addresses.is_empty()) {
-        Lookups::new(resolve_in_time(specs).await, now + RESOLVE_EVERY)
+        let resolutions = resolve_in_time(specs).await;
+        for reason in resolutions.iter().filter_map(|r| r.problem.as_ref()) {
+            tracing::warn!(reason, "an endpoint has no address: traffic is direct until it has");
+        }
+        Lookups::new(resolutions, now + RESOLVE_EVERY)
     } else {
         Lookups::new(remembered, now)
     };
@@ -103,9 +116,11 @@ pub(super) async fn first(
     Ok((lookups, held, endpoints))
 }
 
-/// The entries that the pinned generation uses.
+/// The entries that are in use. An agent that was killed half way through a reload leaves programs of two generations
+/// attached, and only one of them has its settings pinned.
 fn pinned(state: &State) -> Result<Vec<(u32, Entry)>, KernelError> {
-    state.endpoint_slots()?.into_iter().map(|slot| state.endpoint(slot).map(|entry| (slot, entry))).collect()
+    let all = (0..MAX_ENDPOINTS).map(|slot| state.endpoint(slot).map(|entry| (slot, entry)));
+    all.filter(|entry| entry.as_ref().map_or(true, |(_, entry)| entry.family != 0)).collect()
 }
 
 fn remember(spec: &EndpointSpec, pinned: &[(u32, Entry)]) -> Resolution {
@@ -122,24 +137,17 @@ fn remember(spec: &EndpointSpec, pinned: &[(u32, Entry)]) -> Resolution {
     Resolution { spec: spec.clone(), addresses, problem }
 }
 
-/// Addresses for each endpoint, or why it has none, within [`FIRST_RESOLUTION`].
+/// Addresses for each endpoint, or why it has none, within [`FIRST_RESOLUTION`]: a name that takes longer holds up no
+/// other endpoint.
 pub(super) async fn resolve_in_time(specs: &[EndpointSpec]) -> Vec<Resolution> {
-    let all = futures_util::future::join_all(specs.iter().cloned().map(endpoint::resolve));
-    let resolutions = tokio::time::timeout(FIRST_RESOLUTION, all).await.unwrap_or_else(|_| {
-        let late = |spec: &EndpointSpec| Resolution {
-            spec: spec.clone(),
-            addresses: BTreeSet::new(),
-            problem: Some(format!(
-                "{} cannot be resolved: no answer from DNS within {FIRST_RESOLUTION:?}",
-                spec.host
-            )),
-        };
-        specs.iter().map(late).collect()
-    });
-    for reason in resolutions.iter().filter_map(|r| r.problem.as_ref()) {
-        tracing::warn!(reason, "an endpoint has no address: traffic is direct until it has");
-    }
-    resolutions
+    let one = async |spec: &EndpointSpec| {
+        tokio::time::timeout(FIRST_RESOLUTION, endpoint::resolve(spec.clone())).await.unwrap_or_else(|_| {
+            let problem =
+                format!("{} cannot be resolved: no answer from DNS within {FIRST_RESOLUTION:?}", spec.host);
+            Resolution { spec: spec.clone(), addresses: BTreeSet::new(), problem: Some(problem) }
+        })
+    };
+    futures_util::future::join_all(specs.iter().map(one)).await
 }
 
 impl Agent {
@@ -153,9 +161,7 @@ impl Agent {
             self.lookups.next = now + RESOLVE_EVERY;
             if has_names && self.lookups.running.is_empty() {
                 let specs = specs.clone();
-                self.lookups.running.spawn(async move {
-                    futures_util::future::join_all(specs.into_iter().map(endpoint::resolve)).await
-                });
+                self.lookups.running.spawn(async move { resolve_in_time(&specs).await });
             }
         }
         let failed = self.lookups.failure.is_some();
@@ -244,6 +250,18 @@ impl Agent {
     pub(super) fn open_endpoints(&mut self, slots: &[u32]) -> Result<(), KernelError> {
         let opened = self.endpoints.clone();
         opened.iter().filter(|e| slots.contains(&e.slot)).try_for_each(|e| self.write_endpoint(e))
+    }
+
+    /// No program uses the slots of former endpoints any longer.
+    pub(super) fn retire_slots(&mut self) -> Result<(), KernelError> {
+        for slot in (0..MAX_ENDPOINTS).filter(|slot| self.endpoints.iter().all(|e| e.slot != *slot)) {
+            let mut entry = self.state.endpoint(slot)?;
+            if entry.family != 0 {
+                entry.family = 0;
+                self.state.set_endpoint(slot, entry)?;
+            }
+        }
+        Ok(())
     }
 
     fn write_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), KernelError> {

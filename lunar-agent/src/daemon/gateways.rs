@@ -2,7 +2,7 @@
 //! `SO_ORIGINAL_DST`, and the kernel knows whether it listens.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     io::{self, Write},
     net::SocketAddr,
 };
@@ -11,6 +11,8 @@ use lunar_common::{
     abi::{Attachment, MAX_ENDPOINTS, endpoint as flags},
     time::KtimeNs,
 };
+
+use tokio::time::Instant;
 
 use super::{agent::Agent, settings::is_here};
 use crate::{
@@ -40,7 +42,10 @@ pub(super) struct Gateways {
     /// gone.
     pub(super) unseen: HashMap<SocketAddr, KtimeNs>,
     /// By cgroup id: where the original destination is answered, or new listeners are noticed.
-    pub(super) answering: HashMap<u64, Cgroup>,
+    pub(super) answering: HashMap<u64, Attended>,
+    /// Cgroups on which something may be attached that is not wanted any longer, and until when connections may be
+    /// under way that need it.
+    leaving: VecDeque<(Instant, u64)>,
     /// By endpoint: why it would not be told the original destination.
     untold: HashMap<SocketAddr, String>,
     /// By endpoint: why its first handshake is missing.
@@ -70,9 +75,9 @@ impl Gateways {
         self.not_exempt.clone()
     }
 
-    /// Whether this cgroup answers for the original destination.
-    pub(super) fn answers_for(&self, cgroup_id: u64) -> bool {
-        self.answering.contains_key(&cgroup_id)
+    /// What is attached to this cgroup and not wanted is to be detached then.
+    pub(super) fn leave(&mut self, cgroup_id: u64, until: Instant) {
+        self.leaving.push_back((until, cgroup_id));
     }
 
     /// An endpoint that has shaken hands with the agent before this one.
@@ -114,7 +119,13 @@ impl Gateways {
     }
 }
 
-/// What is attached to a gateway's cgroup.
+/// A cgroup of the gateway, and what is attached to it.
+pub(super) struct Attended {
+    cgroup: Cgroup,
+    programs: &'static [Program],
+}
+
+/// What is to be attached to a gateway's cgroup.
 const fn programs(handoff: Handoff) -> &'static [Program] {
     match handoff {
         Handoff::OriginalDst => &Program::GATEWAY,
@@ -131,12 +142,15 @@ fn cgroups_of(held: &[Held]) -> impl Iterator<Item = Result<Cgroup, CgroupError>
 impl Agent {
     /// Looks at the gateway's processes and brings the kernel's knowledge up to date.
     pub(super) fn watch_gateways(&mut self) {
+        self.finish_leaving_gateways();
         self.forget_dead_cgroups();
         self.forget_departed();
         for endpoint in self.endpoints.clone() {
             if let Err(e) = self.follow_endpoint(&endpoint) {
                 tracing::error!(endpoint = %endpoint.address, error = %e, "the gateway's processes cannot be followed");
             }
+            // A look through all processes takes its time.
+            self.beat_if_due();
         }
         self.exempt_processes();
         self.write_unready();
@@ -163,9 +177,11 @@ impl Agent {
             self.answer_for(endpoint, local, &held);
             self.write_unready();
         } else {
-            // As a handoff before a reload or restart may have left it.
+            // As a handoff before a reload or restart may have left it. While its verdicts are attached they count on it.
             self.gateways.untold.remove(&endpoint.address);
-            self.flag_endpoint(endpoint.slot, flags::RECORD, false)?;
+            if !self.swapping {
+                self.flag_endpoint(endpoint.slot, flags::RECORD, false)?;
+            }
             self.attend_where_it_listens(&held);
         }
         self.show_listeners(endpoint, local, held)
@@ -267,14 +283,16 @@ impl Agent {
 
     /// Attaches the gateway's programs to one of its cgroups.
     fn answer_in(&mut self, cgroup: Cgroup) -> Result<(), String> {
-        if self.gateways.answering.contains_key(&cgroup.id) {
+        let wanted = programs(self.config.gateway.handoff);
+        let attended = self.gateways.answering.get(&cgroup.id);
+        if attended.is_some_and(|a| wanted.iter().all(|p| a.programs.contains(p))) {
             return Ok(());
         }
         self.attach_gateway(&cgroup).map_err(|e| e.to_string())?;
         if self.config.gateway.handoff == Handoff::OriginalDst {
             tracing::info!(cgroup = %cgroup.path.display(), "original destinations are answered");
         }
-        self.gateways.answering.insert(cgroup.id, cgroup);
+        self.gateways.answering.insert(cgroup.id, Attended { cgroup, programs: wanted });
         Ok(())
     }
 
@@ -292,24 +310,34 @@ impl Agent {
 
     /// Swaps the programs of a new generation in on the gateway's cgroups.
     pub(super) fn reattach_gateways(&mut self) -> Result<(), KernelError> {
-        let cgroups: Vec<Cgroup> = self.gateways.answering.values().cloned().collect();
+        let cgroups: Vec<Cgroup> = self.gateways.answering.values().map(|a| a.cgroup.clone()).collect();
         cgroups.iter().try_for_each(|cgroup| self.attach_gateway(cgroup))
     }
 
-    /// Looks anew where original destinations are to be answered, and ends it elsewhere.
+    /// Looks anew where original destinations are to be answered. Elsewhere it ends when the connections that are under
+    /// way have been told theirs.
     pub(super) fn answer_anew(&mut self) {
         let before = std::mem::take(&mut self.gateways.answering);
         self.watch_gateways();
-        for id in before.into_keys().filter(|id| !self.gateways.answering.contains_key(id)) {
-            if let Err(e) = attach::detach(&self.pins, Owner::Gateway(id)) {
-                tracing::error!(cgroup_id = id, error = %e, "original destinations are still answered there");
+        let until = Instant::now() + self.under_way;
+        self.gateways.leaving.extend(before.into_keys().map(|id| (until, id)));
+    }
+
+    /// Detaches what is not wanted any longer, where it has been long enough.
+    fn finish_leaving_gateways(&mut self) {
+        let now = Instant::now();
+        while let Some((_, id)) = self.gateways.leaving.pop_front_if(|(until, _)| *until <= now) {
+            let wanted = self.gateways.answering.get(&id).map_or(&[][..], |attended| attended.programs);
+            if let Err(e) = attach::detach_others(&self.pins, Owner::Gateway(id), wanted) {
+                tracing::error!(cgroup_id = id, error = %e, "what a former gateway had attached still is");
             }
         }
     }
 
     /// A cgroup that is gone took its attachment with it.
     fn forget_dead_cgroups(&mut self) {
-        let dead: Vec<u64> = self.gateways.answering.values().filter(|c| !c.exists()).map(|c| c.id).collect();
+        let dead = |a: &&Attended| !a.cgroup.exists();
+        let dead: Vec<u64> = self.gateways.answering.values().filter(dead).map(|a| a.cgroup.id).collect();
         for id in dead {
             self.gateways.answering.remove(&id);
             if let Err(e) = attach::detach(&self.pins, Owner::Gateway(id)) {

@@ -52,8 +52,7 @@ impl Agent {
                     Some(entry) => self.let_go_of(slot, entry.cgroup_id)?,
                     None => attach::detach(&self.pins, owner)?,
                 },
-                Owner::Gateway(id) if self.gateways.answers_for(id) => {}
-                Owner::Gateway(_) => attach::detach(&self.pins, owner)?,
+                Owner::Gateway(id) => self.gateways.leave(id, Instant::now() + self.under_way),
             }
         }
         for (slot, entry) in pinned.iter().filter(|(slot, _)| !kept.contains(slot)) {
@@ -144,10 +143,7 @@ impl Agent {
     }
 
     pub(super) fn detach_all(&mut self, selectors: &[String]) -> Answer {
-        let answer = self.one_by_one(selectors, Self::detach_selector);
-        // Once for all of them: it takes as long for one as for a thousand.
-        self.after_detaching();
-        answer
+        self.one_by_one(selectors, Self::detach_selector)
     }
 
     /// By name, by selector, or by what a selector means: a target whose cgroup is gone still has its name.
@@ -169,15 +165,18 @@ impl Agent {
     }
 
     /// Ends a target's verdicts. What follows its connections that are under way stays as long as they may be.
-    fn let_go_of(&mut self, slot: u32, cgroup_id: u64) -> Result<(), KernelError> {
+    pub(super) fn let_go_of(&mut self, slot: u32, cgroup_id: u64) -> Result<(), KernelError> {
         attach::end_verdicts(&self.pins, Owner::Target(slot))?;
         self.targets.leave(slot, cgroup_id);
-        self.leaving.push_back((Instant::now() + self.config.gateway.connect_timeout, slot));
+        // One that left, came back and leaves again has its time anew.
+        self.leaving.retain(|(_, leaving)| *leaving != slot);
+        self.leaving.push_back((Instant::now() + self.under_way, slot));
         Ok(())
     }
 
     /// Detaches what is left of the targets that have been let go before `now`; of all, without it.
     pub(super) fn finish_leaving(&mut self, now: Option<Instant>) {
+        let before = self.leaving.len();
         while let Some((_, slot)) =
             self.leaving.pop_front_if(|(until, _)| now.is_none_or(|now| *until <= now))
         {
@@ -188,10 +187,13 @@ impl Agent {
                 tracing::error!(slot, error = %e, "what is left of a former target is still attached");
             }
         }
+        if self.leaving.len() < before {
+            self.after_detaching();
+        }
     }
 
-    /// What detached targets leave in the maps is taken out.
-    pub(super) fn after_detaching(&mut self) {
+    /// What detached targets leave in the maps is taken out. It takes as long for one as for a thousand.
+    fn after_detaching(&mut self) {
         if let Err(e) = self.state.recount_sockets().and_then(|()| self.state.forget_syns()) {
             tracing::error!(error = %e, "what detached targets left behind is still there");
         }

@@ -133,21 +133,31 @@ impl Agent {
 
     fn apply(&mut self, prepared: Prepared) -> Result<Vec<String>, DaemonError> {
         let Prepared { loaded: Loaded { config, origins, .. }, resolutions } = prepared;
-        if self.targets.slots_taken() + config.targets.len() > MAX_TARGETS as usize {
+        let wanted = targets_of(&config)?;
+        if self.targets.slots_taken() + wanted.len() > MAX_TARGETS as usize {
             self.finish_leaving(None);
         }
-        let targets = self.targets.reconfigured(targets_of(&config)?)?;
+        let targets = self.targets.reconfigured(wanted)?;
+        // Addresses may have changed while others were looked up.
+        let newest = |r: Resolution| self.lookups.newest(&r.spec).unwrap_or(r);
+        let resolutions: Vec<Resolution> = resolutions.into_iter().map(newest).collect();
         let own_addresses = settings::own_addresses().map_err(DaemonError::OwnAddresses)?;
         let endpoints = endpoint::place(&resolutions, &held(&self.endpoints));
         let config = Arc::new(config);
         let before = Arc::clone(&self.config);
-        self.renew(Plan { config: Arc::clone(&config), own_addresses, endpoints, targets })?;
+        // Before the new verdicts are attached: which endpoints wait for a handshake is for the new probes to say.
+        let probes_before = Probes::differ(&before, &config)
+            .then(|| std::mem::replace(&mut self.probes, Probes::new(&config)));
+        let renewed = self.renew(Plan { config: Arc::clone(&config), own_addresses, endpoints, targets });
+        if let Err(e) = renewed {
+            if let Some(probes) = probes_before {
+                self.probes = probes;
+                self.write_unready();
+            }
+            return Err(e);
+        }
 
         self.lookups.replace(resolutions);
-        if Probes::differ(&before, &config) {
-            self.probes = Probes::new(&config);
-            self.trust_fresh_probes()?;
-        }
         if (before.gateway.handoff, &before.gateway.process)
             != (config.gateway.handoff, &config.gateway.process)
         {

@@ -13,14 +13,7 @@ use super::{
 use crate::{
     config::Config,
     gateway::endpoint::Endpoint,
-    kernel::{
-        KernelError,
-        attach::{self, Owner},
-        features::Capabilities,
-        generation::Generation,
-        pins::Pins,
-        state::State,
-    },
+    kernel::{KernelError, attach, features::Capabilities, generation::Generation, pins::Pins, state::State},
     targets::set::{Target, TargetSet},
 };
 
@@ -51,6 +44,7 @@ struct Entries {
 impl Agent {
     /// Puts a plan in effect everywhere, or else leaves the one that is in effect.
     pub(super) fn renew(&mut self, mut plan: Plan) -> Result<(), DaemonError> {
+        self.beat();
         let generation = plan.load(&self.pins, self.capabilities)?;
         let entries = self.entries(&plan.targets)?;
         // A shorter lease would be over before the next heartbeat.
@@ -58,12 +52,20 @@ impl Agent {
         self.exchange(&mut plan);
         let generation_before = std::mem::replace(&mut self.generation, generation);
         let before = plan;
-        if let Err(e) = self.swap_in(&before) {
+        let before_timeout = before.config.gateway.connect_timeout;
+        self.under_way = before_timeout.max(self.config.gateway.connect_timeout);
+        self.swapping = true;
+        let swapped = self.swap_in(&before);
+        self.swapping = false;
+        if let Err(e) = swapped {
             let mut failed = before;
             self.exchange(&mut failed);
             self.generation = generation_before;
             self.swap_back(&failed, &entries);
             return Err(e.into());
+        }
+        if let Err(e) = self.retire_slots() {
+            tracing::error!(error = %e, "the slots of former endpoints are not free");
         }
         self.let_go(&before.targets);
         self.follow_kernel_log();
@@ -110,7 +112,11 @@ impl Agent {
             .partition(|t| before.targets.iter().any(|o| o.cgroup.id == t.cgroup.id));
         // One whose cgroup is gone has nothing to swap, and another may have taken its path.
         for target in kept.iter().filter(|t| t.cgroup.exists()) {
-            self.attach(target, attached.attachment(target))?;
+            match self.attach(target, attached.attachment(target)) {
+                // It has died meanwhile; `watch_targets` says so.
+                Err(_) if !target.cgroup.exists() => {}
+                attached => attached?,
+            }
             self.beat();
         }
         for target in &added {
@@ -139,15 +145,15 @@ impl Agent {
                 Err(e) => tracing::error!(target = target.name, error = %e, "not wholly detached"),
             }
         }
-        self.after_detaching();
     }
 
     /// Puts the generation in effect back where a newer one could not be swapped in everywhere. Where that fails too,
     /// the newer programs stay: their endpoints are in slots of their own.
     fn swap_back(&mut self, failed: &Plan, entries: &Entries) {
         let say = |e: KernelError| tracing::error!(error = %e, "the old generation is not back everywhere");
-        for target in failed.targets.without(&self.targets) {
-            attach::detach(&self.pins, Owner::Target(target.slot)).unwrap_or_else(say);
+        let added: Vec<Target> = failed.targets.without(&self.targets).cloned().collect();
+        for target in added {
+            self.let_go_of(target.slot, target.cgroup.id).unwrap_or_else(say);
         }
         for (slot, entry) in &entries.targets {
             self.state.set_target(*slot, *entry).unwrap_or_else(say);
@@ -161,6 +167,6 @@ impl Agent {
         }
         self.reattach_gateways().unwrap_or_else(say);
         self.generation.publish(&self.pins).unwrap_or_else(say);
-        self.write_unready();
+        self.watch_gateways();
     }
 }

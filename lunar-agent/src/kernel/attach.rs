@@ -59,7 +59,7 @@ impl Owner {
 
 /// Attaches the generation's programs to a cgroup, or swaps them in where older ones are attached: at no moment is
 /// there none. What of an attachment was made before it failed is taken back; where a program was already, it or the
-/// generation's stays. Others of the owner's are detached.
+/// generation's stays.
 ///
 /// # Errors
 /// What the kernel refused.
@@ -87,7 +87,15 @@ pub fn attach(
             return Err(e);
         }
     }
-    let mut others = owner.programs().iter().filter(|p| !programs.contains(p));
+    Ok(())
+}
+
+/// Detaches what an owner has besides these programs.
+///
+/// # Errors
+/// If a link cannot be detached.
+pub fn detach_others(pins: &Pins, owner: Owner, programs: &[Program]) -> Result<(), KernelError> {
+    let mut others = owner.programs().iter().rev().filter(|p| !programs.contains(p));
     others.try_for_each(|p| detach_link(&pins.link(&owner.name(), p.name())))
 }
 
@@ -103,6 +111,10 @@ fn attach_one(
     made: &mut Vec<PathBuf>,
 ) -> Result<(), KernelError> {
     let fd = generation.program(program);
+    if program.knows_target() {
+        // What this cgroup was told when it was a target before, if it ever was, is not to be believed for a moment.
+        tell(state, cgroup.id, program, attachment)?;
+    }
     if !swap(path, cgroup, fd)? {
         let link = sys::link_create(fd, dir.as_fd(), program.hook()).map_err(|e| match e.raw_os_error() {
             // The capabilities were looked at (`features::check`): kernel/bpf/cgroup.c, `hierarchy_allows_attach`.
@@ -155,7 +167,7 @@ pub fn end_verdicts(pins: &Pins, owner: Owner) -> Result<(), KernelError> {
 /// # Errors
 /// If a link cannot be detached.
 pub fn detach(pins: &Pins, owner: Owner) -> Result<(), KernelError> {
-    owner.programs().iter().rev().try_for_each(|p| detach_link(&pins.link(&owner.name(), p.name())))
+    detach_others(pins, owner, &[])
 }
 
 /// Ends all verdicts that are pinned in a folder, by whatever version of this program. Returns those pins.
@@ -193,16 +205,25 @@ fn detach_link(path: &Path) -> Result<(), KernelError> {
 /// # Errors
 /// If the map cannot be written.
 pub fn retell(state: &mut State, cgroup_id: u64, attachment: Attachment) -> Result<(), KernelError> {
-    Program::TARGET.into_iter().filter(|p| p.knows_target()).try_for_each(|p| {
-        match state.set_attachment(cgroup_id, p.hook() as u32, attachment) {
-            Err(KernelError::Map { source, .. })
-                if os_error(&source).is_some_and(|e| e.kind() == io::ErrorKind::NotFound) =>
-            {
-                Ok(())
-            }
-            told => told,
+    let mut told = Program::TARGET.into_iter().filter(|p| p.knows_target());
+    told.try_for_each(|program| tell(state, cgroup_id, program, attachment))
+}
+
+/// Tells one program, if there is storage for it: it comes with the first attachment and stays as long as the cgroup.
+fn tell(
+    state: &mut State,
+    cgroup_id: u64,
+    program: Program,
+    attachment: Attachment,
+) -> Result<(), KernelError> {
+    match state.set_attachment(cgroup_id, program.hook() as u32, attachment) {
+        Err(KernelError::Map { source, .. })
+            if os_error(&source).is_some_and(|e| e.kind() == io::ErrorKind::NotFound) =>
+        {
+            Ok(())
         }
-    })
+        told => told,
+    }
 }
 
 /// The owners that have pinned links.

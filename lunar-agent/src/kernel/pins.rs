@@ -22,8 +22,6 @@ use super::{KernelError, attach, features::Missing, sys};
 
 /// Where bpffs belongs on any machine.
 const BPFFS: &str = "/sys/fs/bpf";
-/// How long a connection that is under way may need its programs: the default `gateway.connect_timeout`.
-const UNDER_WAY: Duration = Duration::from_secs(1);
 /// End of the name of a folder whose pins could not be used.
 const ASIDE: &str = "_aside";
 
@@ -157,19 +155,19 @@ impl Pins {
         Ok(entries(&self.base.join("links"))?.into_iter().collect())
     }
 
-    /// Removes every pin that any version of this program made below the root. The verdicts end at once, the rest after
-    /// the connections that are under way by then have come through. Returns what was removed.
+    /// Removes every pin that any version of this program made below the root. The verdicts end at once, the rest when
+    /// connections that are `under_way` for so long have come through. Returns what was removed.
     ///
     /// # Errors
     /// If something cannot be read or removed.
-    pub fn remove_all(&self) -> Result<Vec<PathBuf>, KernelError> {
+    pub fn remove_all(&self, under_way: Duration) -> Result<Vec<PathBuf>, KernelError> {
         let versions = self.versions()?;
         let mut removed = Vec::new();
         for version in &versions {
             removed.append(&mut attach::end_verdicts_in(&version.join("links"))?);
         }
         if !removed.is_empty() {
-            thread::sleep(UNDER_WAY);
+            thread::sleep(under_way);
         }
         for version in versions {
             remove_links_first(&version, &mut removed)?;

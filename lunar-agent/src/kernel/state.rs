@@ -6,12 +6,12 @@
 )]
 
 use std::{
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     sync::atomic::{AtomicU64, Ordering},
 };
 
 use aya::maps::{
-    Array, CgroupStorage, CgroupStorageKey, HashMap, Map, MapData, MapError, PerCpuArray, SockHash, SockMap,
+    Array, CgroupStorage, CgroupStorageKey, HashMap, Map, MapData, MapError, PerCpuArray, SockHash,
 };
 use lunar_common::{
     abi::{
@@ -53,7 +53,7 @@ fn shape(name: &str) -> Shape {
         maps::RECORDS => of::<RecordKey, Destination>(abi::MAX_RECORDS),
         maps::ACCEPTED => of::<u32, Destination>(0),
         maps::EXEMPT => of::<u32, u32>(abi::MAX_EXEMPT),
-        maps::LISTENERS => of::<u32, u32>(MAX_ENDPOINTS * LISTENERS_PER_ENDPOINT),
+        maps::LISTENERS => of::<u32, u64>(MAX_ENDPOINTS * LISTENERS_PER_ENDPOINT),
         maps::SOCKETS => of::<u64, u32>(abi::MAX_SOCKETS),
         maps::EVENTS => (0, 0, abi::EVENTS_BYTES),
         other => unreachable!("{other} is not a state map"),
@@ -116,7 +116,7 @@ pub struct State {
     totals: PerCpuArray<MapData, Value<Totals>>,
     attachments: CgroupStorage<MapData, Value<Attachment>>,
     exempt: HashMap<MapData, u32, u32>,
-    listeners: SockMap<MapData>,
+    listeners: OwnedFd,
     sockets: SockHash<MapData, u64>,
 }
 
@@ -141,7 +141,8 @@ impl State {
             totals: typed(pins, maps::TOTALS)?,
             attachments: typed(pins, maps::ATTACHMENTS)?,
             exempt: typed(pins, maps::EXEMPT)?,
-            listeners: typed(pins, maps::LISTENERS)?,
+            listeners: sys::open_pin(&pins.map(maps::LISTENERS))
+                .map_err(KernelError::sys("open", maps::LISTENERS))?,
             sockets: typed(pins, maps::SOCKETS)?,
         })
     }
@@ -322,32 +323,43 @@ impl State {
         self.exempt.keys().collect::<Result<_, _>>().map_err(map_error(maps::EXEMPT))
     }
 
-    /// Puts listening sockets of an endpoint where the programs look for one that lives; returns how many went in.
+    /// Puts listening sockets of an endpoint where the programs look for one that lives; returns how many are there.
+    /// Those that are there already, which the kernel may have put there, keep their places.
     ///
     /// # Errors
     /// If the map refuses every one of them.
-    pub fn set_listeners(
-        &mut self,
-        slot: u32,
-        sockets: &[impl std::os::fd::AsRawFd],
-    ) -> Result<u32, KernelError> {
-        let (mut inside, mut refusal) = (0, None);
-        for place in 0..LISTENERS_PER_ENDPOINT {
-            let index = slot * LISTENERS_PER_ENDPOINT + place;
-            let put = sockets.get(place as usize).map(|socket| self.listeners.set(index, socket, 0));
-            if let Some(Ok(())) = put {
-                inside += 1;
-                continue;
-            }
-            refusal = put.and_then(Result::err).or(refusal);
-            // An empty place is what is wanted; clearing one that is empty is an error to the kernel.
-            match self.listeners.clear_index(&index) {
-                Err(e) if os_error(&e).is_none() => return Err(map_error(maps::LISTENERS)(e)),
-                _ => {}
+    pub fn set_listeners(&mut self, slot: u32, sockets: &[OwnedFd]) -> Result<u32, KernelError> {
+        let failed = || KernelError::sys("fill", maps::LISTENERS);
+        let map = self.listeners.as_fd();
+        let mut wanted = Vec::new();
+        for socket in sockets {
+            wanted.push((sys::socket_cookie(socket.as_fd()).map_err(failed())?, socket));
+        }
+        let (mut inside, mut others) = (0, Vec::new());
+        for place in (0..LISTENERS_PER_ENDPOINT).map(|place| slot * LISTENERS_PER_ENDPOINT + place) {
+            let held = sys::sockmap_cookie(map, place).map_err(failed())?;
+            match wanted.iter().position(|(cookie, _)| Some(*cookie) == held) {
+                Some(at) => {
+                    wanted.swap_remove(at);
+                    inside += 1;
+                }
+                None => others.push(place),
             }
         }
+        let mut refusal = None;
+        for place in others {
+            match wanted.pop().map(|(_, socket)| sys::sockmap_put(map, place, socket.as_fd())) {
+                Some(Ok(())) => {
+                    inside += 1;
+                    continue;
+                }
+                Some(Err(e)) => refusal = Some(e),
+                None => {}
+            }
+            sys::sockmap_clear(map, place).map_err(failed())?;
+        }
         match refusal {
-            Some(e) if inside == 0 => Err(map_error(maps::LISTENERS)(e)),
+            Some(e) if inside == 0 => Err(failed()(e)),
             _ => Ok(inside),
         }
     }

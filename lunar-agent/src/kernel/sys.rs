@@ -180,22 +180,61 @@ impl<T> Drop for Mapped<T> {
     }
 }
 
+/// Cookie of the socket in a place of a sockmap whose values have 8 bytes; `None` where there is none.
+pub fn sockmap_cookie(map: BorrowedFd<'_>, place: u32) -> io::Result<Option<u64>> {
+    let mut cookie = 0;
+    match sockmap(bpf_cmd::BPF_MAP_LOOKUP_ELEM, map, place, &mut cookie) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        done => done.map(|()| Some(cookie)),
+    }
+}
+
+/// Puts a socket in a place of such a sockmap. Not one that it holds already: before 6.13 (75e072a390da, also in 6.12.y)
+/// that takes away the link by which the kernel empties the place when the socket closes.
+pub fn sockmap_put(map: BorrowedFd<'_>, place: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
+    sockmap(bpf_cmd::BPF_MAP_UPDATE_ELEM, map, place, &mut (socket.as_raw_fd() as u64))
+}
+
+/// Empties a place of a sockmap; one that is empty is no error.
+pub fn sockmap_clear(map: BorrowedFd<'_>, place: u32) -> io::Result<()> {
+    match sockmap(bpf_cmd::BPF_MAP_DELETE_ELEM, map, place, &mut 0) {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) => Ok(()),
+        done => done,
+    }
+}
+
+fn sockmap(cmd: bpf_cmd, map: BorrowedFd<'_>, place: u32, value: &mut u64) -> io::Result<()> {
+    let mut attr = new_attr();
+    // SAFETY: the union is zeroed; these fields are the ones that these commands read, and what they point to outlives
+    // the call.
+    unsafe {
+        let element = &mut attr.__bindgen_anon_2;
+        element.map_fd = map.as_raw_fd() as u32;
+        element.key = (&raw const place) as u64;
+        element.__bindgen_anon_1.value = core::ptr::from_mut(value) as u64;
+    }
+    bpf(cmd, &mut attr).map(drop)
+}
+
+/// `SO_COOKIE` of a socket.
+pub fn socket_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    cookie(socket, libc::SO_COOKIE)
+}
+
 /// `SO_NETNS_COOKIE` (5.14+), of the network namespace the calling thread is in.
 pub fn netns_cookie() -> io::Result<u64> {
     const SO_NETNS_COOKIE: libc::c_int = 71;
     let socket =
         std::net::UdpSocket::bind(("127.0.0.1", 0)).or_else(|_| std::net::UdpSocket::bind(("0.0.0.0", 0)))?;
+    cookie(socket.as_fd(), SO_NETNS_COOKIE)
+}
+
+fn cookie(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<u64> {
     let mut cookie = 0_u64;
     let mut len = size_of::<u64>() as libc::socklen_t;
     // SAFETY: value and length are on this stack and of the size given.
     let ret = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut len,
-        )
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw mut cookie).cast(), &raw mut len)
     };
     if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
 }

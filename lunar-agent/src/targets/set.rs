@@ -43,7 +43,9 @@ pub enum AddError {
     #[error("a target named {0} exists already: give this one another name")]
     NameTaken(String),
     /// No slot is free.
-    #[error("there are {MAX_TARGETS} targets, the most that there can be: detach one first")]
+    #[error(
+        "there can be {MAX_TARGETS} targets, those of before and after a reload taken together: detach some first"
+    )]
     Full,
 }
 
