@@ -78,6 +78,26 @@ fn a_bypass_survives_another_version_and_old_targets_do_not() {
     eventually("the last programs are detached", || attached(&s.world.other) == [0; 6]);
 }
 
+/// Between the installation of a newer program and the agent's restart, the emergency brake is the newer one's.
+#[test]
+fn a_bypass_reaches_the_programs_of_another_version() {
+    let s = Scene::new("upgrade-brake");
+    let mut agent = s.world.agent(&s.toml("[failsafe]\nlease = \"60s\""));
+    s.connects(&s.world.app, 2);
+    agent.child.kill().unwrap();
+    rename_version(&agent.pins);
+    let forwarded = || s.gateway.stdout().lines().filter(|l| l.starts_with("forwarded")).count();
+    for (verb, count) in [("bypass", 2), ("resume", 5)] {
+        let (code, said) = s.said(&["failsafe", verb]);
+        assert_eq!(code, 0, "{said}");
+        s.connects(&s.world.app, 3);
+        eventually(verb, || forwarded() == count);
+    }
+    assert_eq!(s.said(&["cleanup"]).0, 0);
+    let (code, said) = s.said(&["failsafe", "bypass"]);
+    assert!(code == 1 && said.contains("nothing is pinned"), "{said}");
+}
+
 /// Maps under this version's own name that it cannot use; and an agent that dies before it has removed them.
 #[test]
 fn maps_of_another_shape_are_moved_aside_and_removed() {

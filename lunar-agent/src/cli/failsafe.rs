@@ -10,7 +10,9 @@ use super::{
     output::{say, say_line},
     status,
 };
-use crate::kernel::{breaker::Breaker, pins::Pins};
+use crate::kernel::{KernelError, breaker::Breaker, pins::Pins, predecessor::force_others};
+
+const CANNOT_OPEN: &str = "the failsafe's maps cannot be opened";
 
 /// Show the breaker, or bypass the gateway by hand
 ///
@@ -60,21 +62,31 @@ impl FailsafeCommand {
                 }
             }
             Self::Bypass(place) => {
-                open(&place)?.force(true);
+                let pins = Pins::new(&place.paths()?.pins);
+                let others = force_others(&pins, true)?;
+                match Breaker::open(&pins) {
+                    Ok(breaker) => breaker.force(true),
+                    // An agent of another version runs, or ran; the programs' package is newer.
+                    Err(KernelError::NoPins(_)) if others > 0 => {}
+                    Err(e) => return Err(e).context(CANNOT_OPEN),
+                }
                 say_line("bypassed: everything goes direct until `lunar-agent failsafe resume`")
             }
             Self::Resume(place) => {
-                let breaker = open(&place)?;
-                for slot in 0..MAX_ENDPOINTS {
-                    breaker.word(slot).close();
+                let pins = Pins::new(&place.paths()?.pins);
+                let others = force_others(&pins, false)?;
+                match Breaker::open(&pins) {
+                    Ok(breaker) => {
+                        for slot in 0..MAX_ENDPOINTS {
+                            breaker.word(slot).close();
+                        }
+                        breaker.force(false);
+                    }
+                    Err(KernelError::NoPins(_)) if others > 0 => {}
+                    Err(e) => return Err(e).context(CANNOT_OPEN),
                 }
-                breaker.force(false);
                 say_line("resumed: every breaker is closed")
             }
         }
     }
-}
-
-fn open(place: &PlaceArgs) -> anyhow::Result<Breaker> {
-    Breaker::open(&Pins::new(&place.paths()?.pins)).context("the failsafe's maps cannot be opened")
 }

@@ -172,7 +172,7 @@ impl Agent {
             waiting_sockets: Vec::new(),
         };
         agent.state.breaker.set_home(home);
-        if predecessor.as_ref().is_some_and(Predecessor::forced) {
+        if predecessor.as_ref().is_some_and(Predecessor::take_forced) {
             agent.state.breaker.force(true);
         }
         let given_away = agent.prepare_endpoints(&held)?;

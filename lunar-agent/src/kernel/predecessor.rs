@@ -5,9 +5,10 @@
 //! new ones are attached the old verdicts end; what follows connections that are under way ends some time later.
 
 use std::{
-    fs,
+    fs, io,
     os::fd::{AsFd, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use lunar_common::abi::maps;
@@ -52,14 +53,10 @@ impl Predecessor {
         self.folders.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ")
     }
 
-    /// Whether a person had forced everything direct; only `failsafe resume` is to end that.
-    pub fn forced(&self) -> bool {
-        self.folders.iter().any(|folder| {
-            let control = sys::open_pin(&folder.join("maps").join(maps::CONTROL))
-                .and_then(|fd| Mapped::<ControlHead>::new(fd.as_fd(), 1, false));
-            // SAFETY: within the mapping, which is at least a page; programs may write there meanwhile.
-            control.is_ok_and(|head| unsafe { head.ptr(0).read_volatile() }[FORCED] != 0)
-        })
+    /// Takes over that a person had forced everything direct, which only `failsafe resume` is to end. Says whether one
+    /// had.
+    pub fn take_forced(&self) -> bool {
+        self.folders.iter().fold(false, |any, folder| exchange_forced(folder, false).unwrap_or(false) || any)
     }
 
     /// Ends its verdicts; those of this version are attached by now.
@@ -83,6 +80,25 @@ impl Predecessor {
         }
         Ok(waiting)
     }
+}
+
+/// Forces everything direct, or no longer, also for what agents of other versions have pinned: a bypass is not to wait for
+/// their restart. Says how many there are.
+///
+/// # Errors
+/// If the pins cannot be looked at.
+pub fn force_others(pins: &Pins, bypass: bool) -> Result<usize, KernelError> {
+    let others = pins.other_versions()?;
+    Ok(others.iter().filter(|folder| exchange_forced(folder, bypass).is_ok()).count())
+}
+
+/// Sets whether everything is forced direct, and returns whether it was.
+fn exchange_forced(folder: &Path, bypass: bool) -> io::Result<bool> {
+    let control = sys::open_pin(&folder.join("maps").join(maps::CONTROL))?;
+    let head = Mapped::<ControlHead>::new(control.as_fd(), 1, true)?;
+    // SAFETY: within the mapping, which is at least a page, and aligned; everyone accesses the field as one.
+    let forced = unsafe { AtomicU32::from_ptr(head.ptr(0).cast::<u32>().add(FORCED)) };
+    Ok(forced.swap(u32::from(bypass), Ordering::AcqRel) != 0)
 }
 
 impl Pins {
