@@ -47,10 +47,6 @@ pub const MARK: u32 = 0x4c75_6e72;
 /// From one look at gateway and targets to the next.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
-/// How long after the last SYN of an agent of another version could be answered its gateway may take to ask for the
-/// original destination.
-const HANDED_OVER: Duration = Duration::from_secs(1);
-
 /// Everything the daemon owns.
 pub(super) struct Agent {
     pub(super) config: Arc<Config>,
@@ -83,9 +79,9 @@ pub(super) struct Agent {
     next_beat: Instant,
     next_watch: Instant,
     /// An agent of another version whose connections are still under way, and until when.
-    predecessor: Option<(Predecessor, Instant)>,
+    pub(super) predecessor: Option<(Predecessor, Instant)>,
     /// Its sockets that wait to send their PROXY header.
-    waiting_sockets: Vec<OwnedFd>,
+    pub(super) waiting_sockets: Vec<OwnedFd>,
 }
 
 /// A thing that ended in the background.
@@ -258,27 +254,6 @@ impl Agent {
             self.watch_gateways();
             self.watch_targets();
             self.watch_addresses();
-        }
-    }
-
-    /// Ends the verdicts of an agent of another version, and lets its connections that are under way come through.
-    fn succeed(&mut self, predecessor: Predecessor) -> Result<(), KernelError> {
-        predecessor.end_verdicts()?;
-        let until = Instant::now() + self.under_way + HANDED_OVER;
-        self.predecessor = Some((predecessor, until));
-        Ok(())
-    }
-
-    fn forget_predecessor(&mut self, predecessor: Predecessor) {
-        let pins = predecessor.describe();
-        match predecessor.remove() {
-            Ok(waiting) => {
-                self.waiting_sockets = waiting;
-                tracing::info!(pins, "pins of another version removed");
-            }
-            Err(e) => {
-                tracing::error!(pins, error = %e, "pins of another version remain until the next start")
-            }
         }
     }
 

@@ -11,6 +11,7 @@ mod probes;
 mod reload;
 mod renewal;
 mod settings;
+mod succession;
 
 use std::sync::Arc;
 

@@ -6,6 +6,7 @@ pub mod events;
 pub mod features;
 pub mod generation;
 pub mod layout;
+mod listeners;
 pub mod pins;
 pub mod predecessor;
 pub mod program;

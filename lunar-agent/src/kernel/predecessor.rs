@@ -56,7 +56,8 @@ impl Predecessor {
     /// Takes over that a person had forced everything direct, which only `failsafe resume` is to end. Says whether one
     /// had.
     pub fn take_forced(&self) -> bool {
-        self.folders.iter().fold(false, |any, folder| exchange_forced(folder, false).unwrap_or(false) || any)
+        let forced = self.folders.iter().filter(|folder| exchange_forced(folder, false).unwrap_or(false));
+        forced.count() > 0
     }
 
     /// Ends its verdicts; those of this version are attached by now.

@@ -116,7 +116,7 @@ pub struct State {
     totals: PerCpuArray<MapData, Value<Totals>>,
     attachments: CgroupStorage<MapData, Value<Attachment>>,
     exempt: HashMap<MapData, u32, u32>,
-    listeners: OwnedFd,
+    pub(super) listeners: OwnedFd,
     sockets: SockHash<MapData, u64>,
 }
 
@@ -321,47 +321,6 @@ impl State {
     /// If the map cannot be read.
     pub fn exempt_processes(&self) -> Result<Vec<u32>, KernelError> {
         self.exempt.keys().collect::<Result<_, _>>().map_err(map_error(maps::EXEMPT))
-    }
-
-    /// Puts listening sockets of an endpoint where the programs look for one that lives; returns how many are there.
-    /// Those that are there already, which the kernel may have put there, keep their places.
-    ///
-    /// # Errors
-    /// If the map refuses every one of them.
-    pub fn set_listeners(&mut self, slot: u32, sockets: &[OwnedFd]) -> Result<u32, KernelError> {
-        let failed = || KernelError::sys("fill", maps::LISTENERS);
-        let map = self.listeners.as_fd();
-        let mut wanted = Vec::new();
-        for socket in sockets {
-            wanted.push((sys::socket_cookie(socket.as_fd()).map_err(failed())?, socket));
-        }
-        let (mut inside, mut others) = (0, Vec::new());
-        for place in (0..LISTENERS_PER_ENDPOINT).map(|place| slot * LISTENERS_PER_ENDPOINT + place) {
-            let held = sys::sockmap_cookie(map, place).map_err(failed())?;
-            match wanted.iter().position(|(cookie, _)| Some(*cookie) == held) {
-                Some(at) => {
-                    wanted.swap_remove(at);
-                    inside += 1;
-                }
-                None => others.push(place),
-            }
-        }
-        let mut refusal = None;
-        for place in others {
-            match wanted.pop().map(|(_, socket)| sys::sockmap_put(map, place, socket.as_fd())) {
-                Some(Ok(())) => {
-                    inside += 1;
-                    continue;
-                }
-                Some(Err(e)) => refusal = Some(e),
-                None => {}
-            }
-            sys::sockmap_clear(map, place).map_err(failed())?;
-        }
-        match refusal {
-            Some(e) if inside == 0 => Err(failed()(e)),
-            _ => Ok(inside),
-        }
     }
 }
 
