@@ -1,10 +1,13 @@
 //! Line 3: the agent dies under load, and the gateway lives.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 
 use super::{
-    Plan,
-    count::{ms, ways},
+    Plan, STEADY,
+    count::{add_growth, ms, ways},
+    delay::Delay,
     kernel,
     record::Outcome,
     report::Report,
@@ -13,8 +16,7 @@ use super::{
 
 /// ns; short, to be quick.
 const LEASE: u64 = 1_000_000_000;
-const FAILSAFE: &str =
-    "[gateway.health]\ninterval = \"200ms\"\ntimeout = \"200ms\"\n[failsafe]\nlease = \"1s\"";
+const HEALTH: &str = "[gateway.health]\ninterval = \"200ms\"\ntimeout = \"200ms\"\n[failsafe]\n";
 
 /// One death of the agent; times in ns.
 struct Death {
@@ -26,7 +28,9 @@ struct Death {
 
 pub(super) fn run(plan: &mut Plan, report: &mut Report) -> Result<()> {
     let kills = plan.times(50, 6);
-    let mut scene = Scene::set("agent", Place::Local, FAILSAFE)?;
+    let health = if report.is_brief() { STEADY } else { HEALTH };
+    let mut scene = Scene::set("agent", Place::Local, &format!("{health}lease = \"1s\""))?;
+    let verdicts = scene.verdicts()?;
     let mut storm = scene.storm()?;
     let mut deaths = Vec::new();
     for round in 1..=kills {
@@ -51,6 +55,9 @@ pub(super) fn run(plan: &mut Plan, report: &mut Report) -> Result<()> {
     report.show("direct", ways(&calm.records, Outcome::Direct));
     report.show("begun over 50 ms late: the machine was busy", calm.late);
     report.at_most("failed", bad.len(), 0);
+    let mut delay = Delay::default();
+    delay.add(&calm.records, &[]);
+    delay.judge(report, "good connects");
 
     let (mut early, mut to_direct, mut to_last) = (0, Vec::new(), Vec::new());
     let mut alive = 0;
@@ -77,6 +84,11 @@ pub(super) fn run(plan: &mut Plan, report: &mut Report) -> Result<()> {
         report.at_most("direct while an agent was alive", alive, 0);
     }
     report.at_most("direct before the lease had ended", early, 0);
+    if alive > 0 || early > 0 {
+        let mut given = BTreeMap::new();
+        add_growth(&mut given, &verdicts, &scene.verdicts()?);
+        report.evidence([format!("verdicts given meanwhile: {given:?}")]);
+    }
     report.times("from the end of the lease to the first direct connect", &to_direct, Some(100.0));
     report.times("from the end of the lease to the last redirected connect", &to_last, Some(100.0));
     let restarts: Vec<_> = deaths.iter().map(|death| ms(death.started, death.redirected)).collect();

@@ -1,5 +1,7 @@
 //! What the records say, given when things were done. Pure.
 
+use std::collections::BTreeMap;
+
 use super::record::{Outcome, Record};
 
 /// A process was killed within this time: from right before the signal until it was reaped, ns.
@@ -11,7 +13,7 @@ pub(super) struct Window {
 
 impl Window {
     /// Whether a connect had begun before the process was gone and was not over when it was killed.
-    fn meets(self, start: u64, end: u64) -> bool {
+    pub(super) fn meets(self, start: u64, end: u64) -> bool {
         start <= self.to && end >= self.from
     }
 }
@@ -19,8 +21,10 @@ impl Window {
 /// The connects that went wrong, by whose fault it can have been.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
-    /// connect(2) failed while its SYN was under way when the gateway was killed.
-    pub under_way: Vec<Record>,
+    /// connect(2) failed; it had begun before the gateway was killed and was not over then.
+    pub before_signal: Vec<Record>,
+    /// connect(2) failed; it began when the signal had been sent, and before the gateway was reaped.
+    pub amid_death: Vec<Record>,
     /// connect(2) failed at any other time.
     pub outside: Vec<Record>,
     /// Connected, and dropped by the gateway's death.
@@ -29,17 +33,29 @@ pub(super) struct Losses {
     pub wrong: Vec<Record>,
 }
 
+impl Losses {
+    /// Adds those of another storm.
+    pub(super) fn append(&mut self, mut more: Self) {
+        self.before_signal.append(&mut more.before_signal);
+        self.amid_death.append(&mut more.amid_death);
+        self.outside.append(&mut more.outside);
+        self.dropped.append(&mut more.dropped);
+        self.wrong.append(&mut more.wrong);
+    }
+}
+
 /// Sorts what went wrong, given the deaths of gateways.
 pub(super) fn losses(records: &[Record], deaths: &[Window]) -> Losses {
     let mut losses = Losses::default();
     for record in records {
         let list = match record.outcome {
             Outcome::Gateway | Outcome::Direct => continue,
-            Outcome::ConnectFailed(_) if met(deaths, record.start, record.connected()) => {
-                &mut losses.under_way
-            }
-            Outcome::ConnectFailed(_) => &mut losses.outside,
-            Outcome::Dropped(_) if met(deaths, record.start, record.end()) => &mut losses.dropped,
+            Outcome::ConnectFailed(_) => match met(deaths, record.start, record.connected()) {
+                Some(death) if record.start < death.from => &mut losses.before_signal,
+                Some(_) => &mut losses.amid_death,
+                None => &mut losses.outside,
+            },
+            Outcome::Dropped(_) if met(deaths, record.start, record.end()).is_some() => &mut losses.dropped,
             Outcome::Dropped(_) | Outcome::Silent | Outcome::Astray => &mut losses.wrong,
         };
         list.push(*record);
@@ -47,8 +63,8 @@ pub(super) fn losses(records: &[Record], deaths: &[Window]) -> Losses {
     losses
 }
 
-fn met(deaths: &[Window], start: u64, end: u64) -> bool {
-    deaths.iter().any(|death| death.meets(start, end))
+fn met(deaths: &[Window], start: u64, end: u64) -> Option<&Window> {
+    deaths.iter().find(|death| death.meets(start, end))
 }
 
 /// The death nearest to a record, to tell times by.
@@ -57,10 +73,10 @@ pub(super) fn nearest(deaths: &[Window], record: &Record) -> u64 {
     origins.min_by_key(|origin| origin.abs_diff(record.start)).unwrap_or(record.start)
 }
 
-/// How many connects may fail with their SYN under way in so many deaths of a gateway: 5 in 100. Fewer deaths tell
-/// nothing about a rate, so they may have as many.
-pub(super) fn allowance(deaths: usize) -> usize {
-    deaths.div_ceil(20).max(5)
+/// How many connects may fail under way in so many deaths of a gateway: 5 in 100. The few deaths of the short form
+/// tell nothing about a rate, so they may have as many.
+pub(super) fn allowance(deaths: usize, brief: bool) -> usize {
+    (deaths / 20).max(if brief { 5 } else { 0 })
 }
 
 /// How many took this way.
@@ -73,12 +89,14 @@ pub(super) fn begun_in(records: &[Record], from: u64, to: u64) -> Vec<Record> {
     records.iter().filter(|record| (from..to).contains(&record.start)).copied().collect()
 }
 
-/// Of connects, those that failed although they began when the `threshold`th failure had been seen.
+/// Of connects, those that failed although they began when the `threshold`th failure had been seen. One that was reset
+/// when its handshake was done is none that the failsafe sees.
 pub(super) fn after_nth_failure(records: &[Record], threshold: usize) -> Vec<Record> {
     let mut failed: Vec<_> =
         records.iter().filter(|r| matches!(r.outcome, Outcome::ConnectFailed(_))).copied().collect();
     failed.sort_by_key(Record::connected);
-    let Some(seen) = threshold.checked_sub(1).and_then(|n| failed.get(n)).map(Record::connected) else {
+    let mut seen = failed.iter().filter(|record| !record.is_reset());
+    let Some(seen) = threshold.checked_sub(1).and_then(|n| seen.nth(n)).map(Record::connected) else {
         return Vec::new();
     };
     failed.retain(|record| record.start > seen);
@@ -93,6 +111,18 @@ pub(super) fn after_overdue(records: &[Record], limit: u64) -> Vec<Record> {
         return Vec::new();
     };
     records.iter().filter(sent).filter(|record| record.start > oldest + limit).copied().collect()
+}
+
+/// Adds to a sum by how much counters have grown. One that is lower than it was has begun anew.
+pub(super) fn add_growth(
+    sum: &mut BTreeMap<String, u64>,
+    before: &BTreeMap<String, u64>,
+    after: &BTreeMap<String, u64>,
+) {
+    for (name, after) in after {
+        let grown = after.checked_sub(before.get(name).copied().unwrap_or(0)).unwrap_or(*after);
+        *sum.entry(name.clone()).or_default() += grown;
+    }
 }
 
 /// Milliseconds from one time to a later one.
@@ -130,7 +160,8 @@ mod tests {
             record(4001, 10, Outcome::Gateway),
         ];
         let losses = losses(&records, &deaths);
-        assert_eq!(losses.under_way, records[1..3]);
+        assert_eq!(losses.before_signal, records[1..2]);
+        assert_eq!(losses.amid_death, records[2..3]);
         assert_eq!(losses.outside, [records[0], records[3]]);
         assert_eq!(losses.dropped, records[4..6]);
         assert_eq!(losses.wrong, records[6..8]);
@@ -143,6 +174,37 @@ mod tests {
         dropped.connect_us = 10;
         let losses = losses(&[dropped], &[window(1000, 1200)]);
         assert_eq!((losses.dropped.len(), losses.wrong.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_reset_told_by_connect_itself_is_a_connect_that_failed() {
+        let reset = Outcome::ConnectFailed(104);
+        let records = [record(900, 300, reset), record(3000, 10, reset)];
+        let losses = losses(&records, &[window(1000, 1500)]);
+        assert_eq!((&losses.before_signal[..], &losses.outside[..]), (&records[..1], &records[1..]));
+        assert!(records[0].is_reset());
+        // The failsafe has seen one failure here, not two.
+        assert!(
+            after_nth_failure(&[records[0], record(950, 10, REFUSED), record(2000, 1, REFUSED)], 3)
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn five_in_a_hundred_deaths_and_no_more() {
+        assert_eq!([0, 19, 20, 100, 277].map(|deaths| allowance(deaths, false)), [0, 0, 1, 5, 13]);
+        assert_eq!([0, 12, 100, 139, 140].map(|deaths| allowance(deaths, true)), [5, 5, 5, 6, 7]);
+    }
+
+    #[test]
+    fn counters_that_begin_anew_are_counted_from_there() {
+        let counters = |redirected, cooldown| {
+            BTreeMap::from([("redirected".to_owned(), redirected), ("cooldown".to_owned(), cooldown)])
+        };
+        let mut sum = BTreeMap::new();
+        add_growth(&mut sum, &counters(100, 2), &counters(150, 2));
+        add_growth(&mut sum, &counters(150, 2), &counters(30, 0));
+        assert_eq!(sum, counters(80, 0));
     }
 
     #[test]

@@ -5,12 +5,17 @@ use std::{
     fs,
     os::fd::AsFd,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
 use aya_obj::generated::bpf_map_type::{BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_SOCKHASH};
 
 use crate::bpf;
+
+/// How long the last sockets may take to give back what they hold.
+const SETTLED: Duration = Duration::from_secs(20);
 
 /// When the agent last renewed its lease, on CLOCK_MONOTONIC, ns.
 pub(super) fn last_heartbeat(pins: &Path) -> Result<u64> {
@@ -22,17 +27,36 @@ pub(super) fn reserved(pins: &Path) -> Result<u64> {
     control(pins, 16)
 }
 
-/// A word of the control block (`Control` in lunar-common, which xtask does not depend on).
+/// Bytes of the control block (`Control` in lunar-common, which xtask does not depend on). One of another size has
+/// other words in other places.
+const CONTROL: u32 = 64;
+
+/// A word of the control block.
 fn control(pins: &Path, at: usize) -> Result<u64> {
     let path = pins.join(bpf::ABI).join("maps/CONTROL");
-    let read = || {
+    let read = || -> std::io::Result<_> {
         let map = bpf::open_pin(&path)?;
         let size = bpf::map_info(map.as_fd())?.value_size;
+        if size != CONTROL {
+            return Ok(None);
+        }
         bpf::look_up(map.as_fd(), &0_u32.to_ne_bytes(), size as usize)
     };
     let block = read().with_context(|| format!("cannot read {}", path.display()))?;
     let word = block.as_deref().and_then(|block| block.get(at..at + 8)).and_then(|b| b.try_into().ok());
     word.map(u64::from_ne_bytes).with_context(|| format!("{} is not as expected", path.display()))
+}
+
+/// Waits until a count is 0, and gives what it is when it is that, or is not for long.
+pub(super) fn until_none(mut count: impl FnMut() -> Result<usize>) -> Result<usize> {
+    let deadline = Instant::now() + SETTLED;
+    loop {
+        let left = count()?;
+        if left == 0 || Instant::now() > deadline {
+            return Ok(left);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// How many entries there are in each pinned map whose entries come and go, by its name.

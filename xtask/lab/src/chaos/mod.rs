@@ -7,6 +7,7 @@
 
 mod agent;
 mod count;
+mod delay;
 mod gateway;
 mod kernel;
 pub(crate) mod record;
@@ -15,6 +16,7 @@ mod report;
 mod scene;
 mod soak;
 mod storm;
+mod toll;
 mod upgrade;
 
 use std::{path::PathBuf, process::Command, time::Instant};
@@ -57,9 +59,14 @@ enum Scenario {
     Agent,
     /// The agent is restarted, upgraded, and told to reload
     Upgrade,
-    /// All of it for a long time; does anything grow?
+    /// A gateway on this host and the agent are killed at random for a long time; does anything grow?
     Soak,
 }
+
+/// What a configuration begins with, up to the table `failsafe`, where nothing but the agent's own end may send a
+/// connect direct. For the short form: a gateway that is kept from the CPU for a while there would open the breaker.
+const STEADY: &str = "[gateway.health]\ninterval = \"200ms\"\ntimeout = \"5s\"\n\
+     [failsafe]\nenter_cooldown_after_attempts = 100\n";
 
 /// How often, and how randomly.
 struct Plan {

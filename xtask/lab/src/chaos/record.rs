@@ -60,6 +60,12 @@ impl Record {
         matches!(self.outcome, Outcome::Gateway | Outcome::Direct)
     }
 
+    /// Whether connect(2) failed although its handshake had been done: a SYN that is refused says ECONNREFUSED.
+    pub fn is_reset(&self) -> bool {
+        let reset = [Errno::ECONNRESET, Errno::EPIPE].map(|errno| errno as u16);
+        matches!(self.outcome, Outcome::ConnectFailed(errno) if reset.contains(&errno))
+    }
+
     pub fn bytes(&self) -> [u8; Self::SIZE] {
         let (kind, errno) = match self.outcome {
             Outcome::Gateway => (0_u16, 0),

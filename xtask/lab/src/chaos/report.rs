@@ -83,11 +83,12 @@ impl Report {
             ));
         }
         let limit = limit.map(|limit| format!("{limit} ms")).unwrap_or_default();
-        self.row(
-            what,
-            format!("median {median:.1} ms, p99 {p99:.1} ms, max {max:.1} ms (n = {})", ms.len()),
-            limit,
-        );
+        let figure = if ms.is_empty() {
+            "none".to_owned()
+        } else {
+            format!("median {median:.1} ms, p99 {p99:.1} ms, max {max:.1} ms (n = {})", ms.len())
+        };
+        self.row(what, figure, limit);
     }
 
     /// Something else that must hold.

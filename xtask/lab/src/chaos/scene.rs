@@ -11,6 +11,7 @@
 //! The host forwards without translating addresses, so the provider can tell who called.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -126,9 +127,15 @@ impl Scene {
     pub(super) fn storm(&self) -> Result<Storm> {
         let records = self.lab.dir().join("records");
         let (rate, patience) = (RATE.to_string(), PATIENCE.as_millis().to_string());
+        // Whence the gateway calls the provider.
+        let gateway = match self.place {
+            Place::Local => "203.0.113.1",
+            Place::Remote => "192.0.2.2",
+        };
         let role = ["client", "storm", "--to", PROVIDER, "--rate", &rate, "--direct", CLIENT];
+        let role = role.into_iter().chain(["--gateway", gateway]);
         let dial = ["--nonblocking", "--linger0", "--timeout", &patience, "--records"];
-        let spawn = self.lab.role(role.into_iter().chain(dial))?.args([&records]);
+        let spawn = self.lab.role(role.chain(dial))?.args([&records]);
         // The one before has removed its records, so these are not its.
         let child = self.lab.spawn(spawn.netns(&self.clients).cgroup(&self.app).with_stdin())?;
         let mut storm = Storm::follow(child, &records)?;
@@ -218,6 +225,13 @@ impl Scene {
             bail!("`lunar-agent status` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
         serde_json::from_slice(&output.stdout).context("`lunar-agent status` printed no JSON")
+    }
+
+    /// How often the kernel gave each verdict for the target.
+    pub(super) fn verdicts(&self) -> Result<BTreeMap<String, u64>> {
+        let status = self.status()?;
+        let verdicts = status["targets"][0]["verdicts"].as_object().context("`status` shows no verdicts")?;
+        Ok(verdicts.iter().filter_map(|(name, count)| Some((name.clone(), count.as_u64()?))).collect())
     }
 }
 

@@ -43,6 +43,9 @@ pub struct Storm {
     /// The address that the provider sees when the application calls it itself
     #[arg(long)]
     direct: IpAddr,
+    /// The address that it sees when the gateway calls it; repeat it for more
+    #[arg(long, required = true)]
+    gateway: Vec<IpAddr>,
     /// Write one record for each connect to this file
     #[arg(long)]
     records: PathBuf,
@@ -188,9 +191,9 @@ impl Call {
     fn step(&mut self, storm: &Storm, events: EpollFlags) -> Option<Outcome> {
         if self.connect_us.is_none() {
             let error = getsockopt(&self.fd, sockopt::SocketError).unwrap_or(Errno::EBADF as i32);
-            match Errno::from_raw(error) {
-                // The other side has answered the SYN, and ended the connection before this process could look.
-                errno @ (Errno::ECONNRESET | Errno::EPIPE) => return Some(Outcome::Dropped(errno as u16)),
+            match error {
+                // Also ECONNRESET and EPIPE: the handshake was done and the connection ended before this process could
+                // look, but it is connect(2) that says so.
                 _ if error != 0 => return Some(Outcome::ConnectFailed(error as u16)),
                 _ if !events.contains(EpollFlags::EPOLLOUT) => return None,
                 _ => self.connect_us = Some(self.since()),
@@ -205,7 +208,7 @@ impl Call {
             Ok(count) => {
                 self.heard.extend_from_slice(&buffer[..count]);
                 let end = self.heard.iter().position(|byte| *byte == b'\n')?;
-                Some(way(&self.heard[..end], storm.to, storm.direct))
+                Some(way(&self.heard[..end], storm.to, storm.direct, &storm.gateway))
             }
             Err(Errno::EAGAIN | Errno::EINTR) => None,
             Err(errno) => Some(Outcome::Dropped(errno as u16)),
@@ -214,16 +217,14 @@ impl Call {
 }
 
 /// Which way a raw provider was called, by its line "peer local".
-fn way(line: &[u8], to: SocketAddr, direct: IpAddr) -> Outcome {
+fn way(line: &[u8], to: SocketAddr, direct: IpAddr, gateway: &[IpAddr]) -> Outcome {
     let parties = std::str::from_utf8(line).ok().and_then(|line| line.split_once(' '));
     match parties.map(|(peer, local)| (peer.parse::<SocketAddr>(), local.parse::<SocketAddr>())) {
-        Some((Ok(peer), Ok(local))) if local == to => {
-            if peer.ip() == direct {
-                Outcome::Direct
-            } else {
-                Outcome::Gateway
-            }
-        }
+        Some((Ok(peer), Ok(local))) if local == to => match peer.ip() {
+            ip if ip == direct => Outcome::Direct,
+            ip if gateway.contains(&ip) => Outcome::Gateway,
+            _ => Outcome::Astray,
+        },
         _ => Outcome::Astray,
     }
 }
@@ -235,13 +236,16 @@ mod tests {
     #[test]
     fn a_line_tells_the_way() {
         let (to, direct) = ("203.0.113.10:80".parse().unwrap(), "198.51.100.2".parse().unwrap());
+        let gateway = ["203.0.113.1", "192.0.2.2"].map(|ip| ip.parse().unwrap());
         for (line, outcome) in [
             ("198.51.100.2:40000 203.0.113.10:80", Outcome::Direct),
             ("203.0.113.1:40000 203.0.113.10:80", Outcome::Gateway),
+            ("192.0.2.2:40000 203.0.113.10:80", Outcome::Gateway),
+            ("192.0.2.1:40000 203.0.113.10:80", Outcome::Astray),
             ("203.0.113.1:40000 203.0.113.11:80", Outcome::Astray),
             ("220 smtp ready", Outcome::Astray),
         ] {
-            assert_eq!(way(line.as_bytes(), to, direct), outcome, "{line}");
+            assert_eq!(way(line.as_bytes(), to, direct, &gateway), outcome, "{line}");
         }
     }
 }
