@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::record::{Outcome, Record};
 
-/// A process was killed within this time: from right before the signal until it was reaped, ns.
+/// A time from which to which something happened, ns. For a death: from right before the signal until the process was
+/// reaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Window {
     pub from: u64,
@@ -12,7 +13,7 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// Whether a connect had begun before the process was gone and was not over when it was killed.
+    /// Whether a connect had begun before this was over and was not over when this began.
     pub(super) fn meets(self, start: u64, end: u64) -> bool {
         start <= self.to && end >= self.from
     }
@@ -113,6 +114,25 @@ pub(super) fn after_overdue(records: &[Record], limit: u64) -> Vec<Record> {
     records.iter().filter(sent).filter(|record| record.start > oldest + limit).copied().collect()
 }
 
+/// When a client that should begin a connect every `period` ns was kept from it for longer than `late` ns: from when a
+/// connect was due until it began. The first is taken to have begun in time.
+pub(super) fn held_up(records: &[Record], period: u64, late: u64) -> Vec<Window> {
+    let mut starts: Vec<_> = records.iter().map(|record| record.start).collect();
+    starts.sort_unstable();
+    let mut due = starts.first().copied().unwrap_or(0);
+    let mut windows: Vec<Window> = Vec::new();
+    for start in starts {
+        if start > due + late {
+            match windows.last_mut() {
+                Some(last) if due <= last.to => last.to = start,
+                _ => windows.push(Window { from: due, to: start }),
+            }
+        }
+        due += period;
+    }
+    windows
+}
+
 /// Adds to a sum by how much counters have grown. One that is lower than it was has begun anew.
 pub(super) fn add_growth(
     sum: &mut BTreeMap<String, u64>,
@@ -188,6 +208,19 @@ mod tests {
             after_nth_failure(&[records[0], record(950, 10, REFUSED), record(2000, 1, REFUSED)], 3)
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn a_client_that_begins_late_was_held_up() {
+        // One a millisecond; then 60 ms nothing, and what was due meanwhile all at once; the last are in time again.
+        let late = (10..=70).map(|_| record(70_000, 10, Outcome::Direct));
+        let mut records: Vec<_> = (0..10).map(|ms| record(ms * 1000, 10, Outcome::Direct)).collect();
+        records.extend(late);
+        records.extend((71..80).map(|ms| record(ms * 1000, 10, Outcome::Direct)));
+        records.reverse();
+        assert_eq!(held_up(&records, 1_000_000, 50_000_000), [window(10_000, 70_000)]);
+        assert!(held_up(&records, 1_000_000, 60_000_000).is_empty());
+        assert!(held_up(&[], 1_000_000, 50_000_000).is_empty());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use super::{
     Plan,
     count::{after_nth_failure, after_overdue, begun_in, ms},
-    delay::{Delay, SLOW},
+    delay::{self, SLOW},
     kernel,
     record::{Outcome, Record, now},
     report::Report,
@@ -90,11 +90,9 @@ pub(super) fn run(plan: &mut Plan, report: &mut Report) -> Result<()> {
     report.at_most("went wrong while there was no fault", stray.len(), 0);
     report.evidence(stray.iter().take(20).map(|r| r.tell(r.start)));
     // Those that hang are late by design; what goes direct has no reason to be.
-    let (mut direct, mut redirected) = (Delay::default(), Delay::default());
-    direct.add(calm.records.iter().filter(|r| r.outcome == Outcome::Direct), &[]);
-    redirected.add(calm.records.iter().filter(|r| r.outcome == Outcome::Gateway), &[]);
-    direct.show(report, "direct");
-    redirected.show(report, "through the gateway");
+    for (of, way) in [("direct", Outcome::Direct), ("through the gateway", Outcome::Gateway)] {
+        delay::show(report, of, calm.records.iter().filter(|record| record.outcome == way));
+    }
     // Sockets are given back when they close, the last ones right now.
     let pins = scene.pins();
     let reserved = || Ok(usize::try_from(kernel::reserved(&pins)?).unwrap_or(usize::MAX));
