@@ -38,6 +38,7 @@ pub(super) fn run(plan: &mut Plan, report: &mut Report) -> Result<()> {
     toll.add(&calm, &deaths);
     report.show("gateway killed (SIGKILL) and started again", format!("{kills} times"));
     report.show("connects", toll.connects);
+    report.show("through the gateway", toll.gateway);
     toll.tell(report);
     let pins = scene.pins();
     for map in kernel::entries(&pins)?.into_keys() {

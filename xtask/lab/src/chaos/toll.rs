@@ -52,7 +52,6 @@ impl Toll {
 
     pub(super) fn tell(self, report: &mut Report) {
         let lost = &self.lost;
-        report.show("through the gateway", self.gateway);
         report.show("direct", self.direct);
         report.show("begun over 50 ms late: the machine was busy", self.late);
         report.times("from the signal until the gateway was reaped", &self.widths, None);
