@@ -199,7 +199,8 @@ pub struct Endpoint {
     pub address: Destination,
     /// See [`endpoint`].
     pub flags: u16,
-    /// 4 or 6, as the address says; apart, because the verifier follows every way of finding it out.
+    /// 4 or 6, as the address says; apart, because the verifier follows every way of finding it out. 0: the slot is free,
+    /// or takes no connection for the moment.
     pub family: u16,
     /// Cookie of the only network namespace it can be reached from (a loopback address); 0: any.
     pub netns: u64,

@@ -7,8 +7,9 @@ use clap::Args;
 use super::{PlaceArgs, output::say_line};
 use crate::kernel::{KernelError, pins::Pins};
 
-/// How long the last connections may need their programs: the default `gateway.connect_timeout`.
-const UNDER_WAY: Duration = Duration::from_secs(1);
+/// How long the last connections may need their programs: the default `gateway.connect_timeout`, and a second to be
+/// handed over.
+const UNDER_WAY: Duration = Duration::from_secs(2);
 
 /// Remove every pin and link that this program ever made; traffic goes direct
 ///

@@ -12,8 +12,6 @@ use super::{
 };
 use crate::kernel::{KernelError, breaker::Breaker, pins::Pins, predecessor::force_others};
 
-const CANNOT_OPEN: &str = "the failsafe's maps cannot be opened";
-
 /// Show the breaker, or bypass the gateway by hand
 ///
 /// These work on the kernel's maps themselves, whether an agent runs or not.
@@ -62,31 +60,37 @@ impl FailsafeCommand {
                 }
             }
             Self::Bypass(place) => {
-                let pins = Pins::new(&place.paths()?.pins);
-                let others = force_others(&pins, true)?;
-                match Breaker::open(&pins) {
-                    Ok(breaker) => breaker.force(true),
-                    // An agent of another version runs, or ran; the programs' package is newer.
-                    Err(KernelError::NoPins(_)) if others > 0 => {}
-                    Err(e) => return Err(e).context(CANNOT_OPEN),
-                }
+                force(&place, true, |breaker| breaker.force(true))?;
                 say_line("bypassed: everything goes direct until `lunar-agent failsafe resume`")
             }
             Self::Resume(place) => {
-                let pins = Pins::new(&place.paths()?.pins);
-                let others = force_others(&pins, false)?;
-                match Breaker::open(&pins) {
-                    Ok(breaker) => {
-                        for slot in 0..MAX_ENDPOINTS {
-                            breaker.word(slot).close();
-                        }
-                        breaker.force(false);
+                force(&place, false, |breaker| {
+                    for slot in 0..MAX_ENDPOINTS {
+                        breaker.word(slot).close();
                     }
-                    Err(KernelError::NoPins(_)) if others > 0 => {}
-                    Err(e) => return Err(e).context(CANNOT_OPEN),
-                }
+                    breaker.force(false);
+                })?;
                 say_line("resumed: every breaker is closed")
             }
         }
+    }
+}
+
+/// Works on the breaker of this version, and forces or frees what agents of other versions have pinned.
+fn force(place: &PlaceArgs, bypass: bool, own: impl FnOnce(&Breaker)) -> anyhow::Result<()> {
+    let pins = Pins::new(&place.paths()?.pins);
+    let absent = match Breaker::open(&pins) {
+        Ok(breaker) => {
+            own(&breaker);
+            None
+        }
+        // An agent of another version runs, or ran: this program's package is newer.
+        Err(e @ (KernelError::NoPins(_) | KernelError::Abi { .. })) => Some(e),
+        Err(e) => return Err(e).context("the failsafe's maps cannot be opened"),
+    };
+    let others = force_others(&pins, matches!(absent, Some(KernelError::Abi { .. })), bypass)?;
+    match absent {
+        Some(e) if others == 0 => Err(e).context("the failsafe's maps cannot be opened"),
+        _ => Ok(()),
     }
 }

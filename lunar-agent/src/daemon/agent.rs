@@ -47,6 +47,9 @@ pub const MARK: u32 = 0x4c75_6e72;
 /// From one look at gateway and targets to the next.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
+/// How long after its SYN was answered a gateway may take to ask for a connection's original destination.
+pub(super) const HANDED_OVER: Duration = Duration::from_secs(1);
+
 /// Everything the daemon owns.
 pub(super) struct Agent {
     pub(super) config: Arc<Config>,
@@ -65,10 +68,11 @@ pub(super) struct Agent {
     /// Slots of former targets, and until when their last connections may be under way; the earliest first, but for
     /// what another `connect_timeout` changes.
     pub(super) leaving: VecDeque<(Instant, u32)>,
-    /// Whether programs of two generations are attached at this moment.
+    /// Whether another generation's programs are being swapped in.
     pub(super) swapping: bool,
-    /// How long a connection may be under way: the longest `connect_timeout` that verdicts attached lately had.
-    pub(super) under_way: Duration,
+    /// A longer `connect_timeout` than the present one's, of verdicts that were attached lately, and until when their
+    /// connections may be under way.
+    pub(super) slower_before: (Duration, Instant),
     /// By target slot.
     pub(super) target_problems: HashMap<u32, String>,
     pub(super) endpoints: Vec<Endpoint>,
@@ -138,7 +142,7 @@ impl Agent {
         // State that is pinned is in its place whatever settings are; without any there is none to open yet.
         generation.publish(&pins)?;
         let now = Instant::now();
-        let (under_way, lease) = (config.gateway.connect_timeout, config.failsafe.lease);
+        let lease = config.failsafe.lease;
         let mut agent = Self {
             state: State::open(&pins)?,
             probes: Probes::new(&config),
@@ -155,20 +159,20 @@ impl Agent {
             targets,
             leaving: VecDeque::new(),
             swapping: true,
-            under_way,
+            slower_before: (Duration::ZERO, now),
             target_problems: HashMap::new(),
             endpoints,
             lookups,
             gateways: Gateways::default(),
             started: now,
-            // The first is made when everything is in its place.
+            // The first is made when everything is in its place, or targets are taken over while the lease is fresh.
             next_beat: now + lease,
             next_watch: now,
             predecessor: None,
             waiting_sockets: Vec::new(),
         };
         agent.state.breaker.set_home(home);
-        if predecessor.as_ref().is_some_and(Predecessor::take_forced) {
+        if predecessor.as_ref().is_some_and(Predecessor::forced) {
             agent.state.breaker.force(true);
         }
         let given_away = agent.prepare_endpoints(&held)?;
@@ -179,6 +183,7 @@ impl Agent {
         agent.take_over(wanted)?;
         agent.open_endpoints(&given_away)?;
         agent.swapping = false;
+        agent.write_unready();
         agent.retire_slots()?;
         agent.beat();
         if let Some(predecessor) = predecessor {
@@ -360,12 +365,19 @@ impl Agent {
         })?)
     }
 
+    /// How long a connection may be under way.
+    pub(super) fn under_way(&self) -> Duration {
+        let (slower, until) = self.slower_before;
+        let present = self.config.gateway.connect_timeout;
+        if Instant::now() < until { present.max(slower) } else { present }
+    }
+
     /// Ends. The pins stay, unless everything is to be detached.
     pub(super) fn stop(&mut self, detach: bool) {
         if !detach {
             return;
         }
-        match self.pins.remove_all(self.under_way) {
+        match self.pins.remove_all(self.under_way() + HANDED_OVER) {
             Ok(removed) => tracing::info!(pins = removed.len(), "detached"),
             Err(e) => tracing::error!(error = %e, "not everything was detached: run `lunar-agent cleanup`"),
         }

@@ -28,6 +28,8 @@ use crate::{
 
 /// How long the first resolution of endpoint names may hold up a start that has no addresses at all.
 const FIRST_RESOLUTION: Duration = Duration::from_secs(3);
+/// How long it may take where nobody waits: a resolver may try a second server only after many seconds.
+const PATIENT_RESOLUTION: Duration = Duration::from_secs(30);
 /// From one resolution of endpoint names to the next, and from a renewal that failed to the next try.
 const RESOLVE_EVERY: Duration = Duration::from_secs(10);
 
@@ -103,7 +105,7 @@ pub(super) async fn first(
     let remembered: Vec<Resolution> = specs.iter().map(|spec| remember(spec, &pinned)).collect();
     let now = Instant::now();
     let lookups = if remembered.iter().all(|r| r.addresses.is_empty()) {
-        let resolutions = resolve_in_time(specs).await;
+        let resolutions = resolve_soon(specs).await;
         for reason in resolutions.iter().filter_map(|r| r.problem.as_ref()) {
             tracing::warn!(reason, "an endpoint has no address: traffic is direct until it has");
         }
@@ -137,13 +139,16 @@ fn remember(spec: &EndpointSpec, pinned: &[(u32, Entry)]) -> Resolution {
     Resolution { spec: spec.clone(), addresses, problem }
 }
 
-/// Addresses for each endpoint, or why it has none, within [`FIRST_RESOLUTION`]: a name that takes longer holds up no
-/// other endpoint.
-pub(super) async fn resolve_in_time(specs: &[EndpointSpec]) -> Vec<Resolution> {
+/// Addresses for each endpoint, or why it has none, soon enough for somebody who waits.
+pub(super) async fn resolve_soon(specs: &[EndpointSpec]) -> Vec<Resolution> {
+    resolve_within(FIRST_RESOLUTION, specs).await
+}
+
+/// A name that takes longer holds up no other endpoint.
+async fn resolve_within(limit: Duration, specs: &[EndpointSpec]) -> Vec<Resolution> {
     let one = async |spec: &EndpointSpec| {
-        tokio::time::timeout(FIRST_RESOLUTION, endpoint::resolve(spec.clone())).await.unwrap_or_else(|_| {
-            let problem =
-                format!("{} cannot be resolved: no answer from DNS within {FIRST_RESOLUTION:?}", spec.host);
+        tokio::time::timeout(limit, endpoint::resolve(spec.clone())).await.unwrap_or_else(|_| {
+            let problem = format!("{} cannot be resolved: no answer from DNS within {limit:?}", spec.host);
             Resolution { spec: spec.clone(), addresses: BTreeSet::new(), problem: Some(problem) }
         })
     };
@@ -161,7 +166,7 @@ impl Agent {
             self.lookups.next = now + RESOLVE_EVERY;
             if has_names && self.lookups.running.is_empty() {
                 let specs = specs.clone();
-                self.lookups.running.spawn(async move { resolve_in_time(&specs).await });
+                self.lookups.running.spawn(async move { resolve_within(PATIENT_RESOLUTION, &specs).await });
             }
         }
         let failed = self.lookups.failure.is_some();
@@ -237,6 +242,7 @@ impl Agent {
             self.state.set_endpoint(slot, entry)?;
             self.state.breaker.word(slot).close();
             self.state.lift_bars_to(slot);
+            self.state.clear_listeners(slot)?;
             if held.iter().any(|(s, _)| *s == slot) {
                 given_away.push(slot);
             } else {

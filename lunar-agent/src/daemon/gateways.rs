@@ -14,7 +14,10 @@ use lunar_common::{
 
 use tokio::time::Instant;
 
-use super::{agent::Agent, settings::is_here};
+use super::{
+    agent::{Agent, HANDED_OVER},
+    settings::is_here,
+};
 use crate::{
     config::{GatewayProcess, Handoff},
     gateway::{endpoint::Endpoint, listener::Held},
@@ -142,7 +145,6 @@ fn cgroups_of(held: &[Held]) -> impl Iterator<Item = Result<Cgroup, CgroupError>
 impl Agent {
     /// Looks at the gateway's processes and brings the kernel's knowledge up to date.
     pub(super) fn watch_gateways(&mut self) {
-        self.finish_leaving_gateways();
         self.forget_dead_cgroups();
         self.forget_departed();
         for endpoint in self.endpoints.clone() {
@@ -154,6 +156,8 @@ impl Agent {
         }
         self.exempt_processes();
         self.write_unready();
+        // After the look: what is wanted is known now.
+        self.finish_leaving_gateways();
     }
 
     /// Looks again while the kernel was shown other listeners than there are now: one that began to listen after the
@@ -196,8 +200,8 @@ impl Agent {
         let left: Vec<u32> =
             self.gateways.shown.iter().filter(|(s, a)| !stays(**s, **a)).map(|(slot, _)| *slot).collect();
         for slot in left {
-            match self.offer_listeners(slot, &[]) {
-                Ok(_) => drop(self.gateways.shown.remove(&slot)),
+            match self.state.clear_listeners(slot) {
+                Ok(()) => drop(self.gateways.shown.remove(&slot)),
                 Err(e) => tracing::error!(slot, error = %e, "the sockets of an endpoint that is gone remain"),
             }
         }
@@ -252,10 +256,23 @@ impl Agent {
         if held.is_empty() {
             return Err(self.why_nobody(endpoint).to_owned());
         }
-        let cgroups: Vec<Cgroup> = cgroups_of(held)
-            .map(|found| found.map_err(|e| format!("the listening process: {e}")))
-            .collect::<Result<_, _>>()?;
-        cgroups.into_iter().try_for_each(|c| self.answer_in(c))
+        let mut told = false;
+        let mut gone = None;
+        for found in cgroups_of(held) {
+            match found {
+                Ok(cgroup) => {
+                    self.answer_in(cgroup)?;
+                    told = true;
+                }
+                // A worker that has ended since it was seen asks for nothing.
+                Err(e @ CgroupError::Process { .. }) => gone = Some(e),
+                Err(e) => return Err(format!("the listening process: {e}")),
+            }
+        }
+        match gone {
+            Some(e) if !told => Err(format!("the listening process: {e}")),
+            _ => Ok(()),
+        }
     }
 
     /// Has the kernel notice at once when a gateway that needs no more than that begins to listen. Where it cannot (the
@@ -319,7 +336,7 @@ impl Agent {
     pub(super) fn answer_anew(&mut self) {
         let before = std::mem::take(&mut self.gateways.answering);
         self.watch_gateways();
-        let until = Instant::now() + self.under_way;
+        let until = Instant::now() + self.under_way() + HANDED_OVER;
         self.gateways.leaving.extend(before.into_keys().map(|id| (until, id)));
     }
 
@@ -330,6 +347,7 @@ impl Agent {
             let wanted = self.gateways.answering.get(&id).map_or(&[][..], |attended| attended.programs);
             if let Err(e) = attach::detach_others(&self.pins, Owner::Gateway(id), wanted) {
                 tracing::error!(cgroup_id = id, error = %e, "what a former gateway had attached still is");
+                self.gateways.leaving.push_back((now + HANDED_OVER, id));
             }
         }
     }
@@ -391,7 +409,11 @@ impl Agent {
             let waits = self.probes.shake_hands() && !self.gateways.handshaken.contains(&e.address);
             waits || self.gateways.untold.contains_key(&e.address)
         };
-        let slots = self.endpoints.iter().filter(shy).fold(0, |slots, e| slots | 1 << e.slot);
+        let mut slots = self.endpoints.iter().filter(shy).fold(0, |slots, e| slots | 1 << e.slot);
+        // What was held back before stays so until the last of the old verdicts is swapped.
+        if self.swapping {
+            slots |= self.state.breaker.unready();
+        }
         self.state.breaker.set_unready(slots);
     }
 }

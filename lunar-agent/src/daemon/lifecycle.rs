@@ -5,13 +5,16 @@ use std::collections::BTreeSet;
 use lunar_common::abi::{Attachment, MAX_TARGETS, TargetEntry};
 use tokio::time::Instant;
 
-use super::{DaemonError, agent::Agent};
+use super::{
+    DaemonError,
+    agent::{Agent, HANDED_OVER},
+};
 use crate::{
     control::Answer,
     kernel::{
         KernelError,
         attach::{self, Owner},
-        layout::put_text,
+        layout::{now, put_text, span},
         program::Program,
     },
     targets::{
@@ -40,6 +43,7 @@ impl Agent {
     /// Makes the pinned targets those of the configuration: those that are in both keep slot and counters and get the
     /// new programs without a gap, those that are no longer wanted are detached.
     pub(super) fn take_over(&mut self, wanted: Vec<(String, Cgroup)>) -> Result<(), DaemonError> {
+        let fresh = now().since(self.state.breaker.heartbeat()) < span(self.config.failsafe.lease);
         let pinned = self.state.targets()?;
         let slot_of =
             |cgroup: &Cgroup| pinned.iter().find(|(_, e)| e.cgroup_id == cgroup.id).map(|(slot, _)| *slot);
@@ -52,7 +56,9 @@ impl Agent {
                     Some(entry) => self.let_go_of(slot, entry.cgroup_id)?,
                     None => attach::detach(&self.pins, owner)?,
                 },
-                Owner::Gateway(id) => self.gateways.leave(id, Instant::now() + self.under_way),
+                Owner::Gateway(id) => {
+                    self.gateways.leave(id, Instant::now() + self.under_way() + HANDED_OVER)
+                }
             }
         }
         for (slot, entry) in pinned.iter().filter(|(slot, _)| !kept.contains(slot)) {
@@ -74,7 +80,10 @@ impl Agent {
         for target in self.targets.iter().cloned().collect::<Vec<_>>() {
             self.attach(&target, self.targets.attachment(&target))?;
             tracing::info!(target = target.name, cgroup = %target.cgroup.path.display(), "attached");
-            self.beat();
+            // A lease that has ended stays so until everything is in its place.
+            if fresh {
+                self.beat();
+            }
         }
         Ok(())
     }
@@ -170,7 +179,7 @@ impl Agent {
         self.targets.leave(slot, cgroup_id);
         // One that left, came back and leaves again has its time anew.
         self.leaving.retain(|(_, leaving)| *leaving != slot);
-        self.leaving.push_back((Instant::now() + self.under_way, slot));
+        self.leaving.push_back((Instant::now() + self.under_way(), slot));
         Ok(())
     }
 

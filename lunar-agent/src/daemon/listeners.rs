@@ -145,7 +145,7 @@ impl Agent {
                 h.copy().inspect_err(|e| tracing::debug!(pid = h.pid, error = %e, "socket not copied")).ok()
             })
             .collect();
-        self.state.set_listeners(slot, &sockets)
+        self.state.show_listeners(slot, &sockets)
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::{sync::oneshot, task::JoinSet};
 use super::{
     DaemonError,
     agent::{Agent, targets_of},
-    endpoints::{held, resolve_in_time},
+    endpoints::{held, resolve_soon},
     probes::Probes,
     renewal::Plan,
     settings,
@@ -117,7 +117,7 @@ impl Agent {
             let is_known =
                 |spec: &&EndpointSpec| known.iter().any(|r| r.spec == **spec && !r.addresses.is_empty());
             let new: Vec<_> = specs.iter().filter(|spec| !is_known(spec)).cloned().collect();
-            let found = resolve_in_time(&new).await;
+            let found = resolve_soon(&new).await;
             let resolution =
                 |spec: &EndpointSpec| known.iter().chain(&found).rfind(|r| r.spec == *spec).cloned();
             let resolutions = specs.iter().filter_map(resolution).collect();

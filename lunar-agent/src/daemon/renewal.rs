@@ -4,6 +4,8 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use lunar_common::abi::{Endpoint as Entry, TargetEntry};
 
+use tokio::time::Instant;
+
 use super::{
     DaemonError,
     agent::{Agent, trim_heap},
@@ -53,7 +55,8 @@ impl Agent {
         let generation_before = std::mem::replace(&mut self.generation, generation);
         let before = plan;
         let before_timeout = before.config.gateway.connect_timeout;
-        self.under_way = before_timeout.max(self.config.gateway.connect_timeout);
+        let slower = before_timeout.max(self.slower_before.0);
+        self.slower_before = (slower, Instant::now() + slower);
         self.swapping = true;
         let swapped = self.swap_in(&before);
         self.swapping = false;
@@ -64,6 +67,7 @@ impl Agent {
             self.swap_back(&failed, &entries);
             return Err(e.into());
         }
+        self.write_unready();
         if let Err(e) = self.retire_slots() {
             tracing::error!(error = %e, "the slots of former endpoints are not free");
         }
@@ -167,6 +171,7 @@ impl Agent {
         }
         self.reattach_gateways().unwrap_or_else(say);
         self.generation.publish(&self.pins).unwrap_or_else(say);
-        self.watch_gateways();
+        self.answer_anew();
+        self.retire_slots().unwrap_or_else(say);
     }
 }

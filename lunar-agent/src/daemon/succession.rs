@@ -1,21 +1,15 @@
 //! In the place of an agent of another ABI.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
-use super::agent::Agent;
+use super::agent::{Agent, HANDED_OVER};
 use crate::kernel::{KernelError, predecessor::Predecessor};
-
-/// How long after the last SYN of an agent of another version could be answered its gateway may take to ask for the
-/// original destination.
-const HANDED_OVER: Duration = Duration::from_secs(1);
 
 impl Agent {
     /// Ends the verdicts of an agent of another version, and lets its connections that are under way come through.
     pub(super) fn succeed(&mut self, predecessor: Predecessor) -> Result<(), KernelError> {
         predecessor.end_verdicts()?;
-        let until = Instant::now() + self.under_way + HANDED_OVER;
+        let until = Instant::now() + self.under_way() + HANDED_OVER;
         self.predecessor = Some((predecessor, until));
         Ok(())
     }

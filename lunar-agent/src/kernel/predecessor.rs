@@ -53,11 +53,10 @@ impl Predecessor {
         self.folders.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ")
     }
 
-    /// Takes over that a person had forced everything direct, which only `failsafe resume` is to end. Says whether one
-    /// had.
-    pub fn take_forced(&self) -> bool {
-        let forced = self.folders.iter().filter(|folder| exchange_forced(folder, false).unwrap_or(false));
-        forced.count() > 0
+    /// Whether a person had forced everything direct, which only `failsafe resume` is to end, in all versions.
+    pub fn forced(&self) -> bool {
+        let forced = |folder: &PathBuf| with_forced(folder, |forced| forced.load(Ordering::Acquire) != 0);
+        self.folders.iter().any(|folder| forced(folder).unwrap_or(false))
     }
 
     /// Ends its verdicts; those of this version are attached by now.
@@ -84,22 +83,31 @@ impl Predecessor {
 }
 
 /// Forces everything direct, or no longer, also for what agents of other versions have pinned: a bypass is not to wait for
-/// their restart. Says how many there are.
+/// their restart. `own` says to do so with this version's folder, too, whose maps cannot be used. Says how many there
+/// are.
 ///
 /// # Errors
-/// If the pins cannot be looked at.
-pub fn force_others(pins: &Pins, bypass: bool) -> Result<usize, KernelError> {
-    let others = pins.other_versions()?;
-    Ok(others.iter().filter(|folder| exchange_forced(folder, bypass).is_ok()).count())
+/// If the pins cannot be looked at, or one cannot be opened.
+pub fn force_others(pins: &Pins, own: bool, bypass: bool) -> Result<usize, KernelError> {
+    let mut forced = 0;
+    for folder in pins.other_versions()?.into_iter().chain(own.then(|| pins.base().to_owned())) {
+        match with_forced(&folder, |forced| forced.store(u32::from(bypass), Ordering::Release)) {
+            // Nothing has been pinned there yet, or no longer.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            done => {
+                done.map_err(KernelError::sys("force", folder.display().to_string()))?;
+                forced += 1;
+            }
+        }
+    }
+    Ok(forced)
 }
 
-/// Sets whether everything is forced direct, and returns whether it was.
-fn exchange_forced(folder: &Path, bypass: bool) -> io::Result<bool> {
+fn with_forced<T>(folder: &Path, work: impl FnOnce(&AtomicU32) -> T) -> io::Result<T> {
     let control = sys::open_pin(&folder.join("maps").join(maps::CONTROL))?;
     let head = Mapped::<ControlHead>::new(control.as_fd(), 1, true)?;
     // SAFETY: within the mapping, which is at least a page, and aligned; everyone accesses the field as one.
-    let forced = unsafe { AtomicU32::from_ptr(head.ptr(0).cast::<u32>().add(FORCED)) };
-    Ok(forced.swap(u32::from(bypass), Ordering::AcqRel) != 0)
+    Ok(work(unsafe { AtomicU32::from_ptr(head.ptr(0).cast::<u32>().add(FORCED)) }))
 }
 
 impl Pins {
