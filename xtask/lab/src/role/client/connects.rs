@@ -1,9 +1,10 @@
 //! Many TCP connects, one after the other, and what came of them.
 
 use std::collections::BTreeMap;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -24,6 +25,9 @@ pub struct Connects {
     to: SocketAddr,
     #[arg(long, default_value_t = 1)]
     count: u32,
+    /// As many as there is time for until the end of standard input
+    #[arg(long, conflicts_with = "count")]
+    until_eof: bool,
     #[command(flatten)]
     dial: Dial,
     /// Read the first line that the other side sends (a raw provider says who it is)
@@ -58,7 +62,12 @@ impl Connects {
         let mut times = Vec::with_capacity(self.count as usize);
         let mut kept = None;
         let begun = Instant::now();
-        for _ in 0..self.count {
+        let end = self.until_eof.then(end_of_input);
+        let more = |made| end.as_ref().map_or(made < self.count, |end| !end.is_finished());
+        for made in 0.. {
+            if !more(made) {
+                break;
+            }
             let fd = match kept.take() {
                 Some(fd) => fd,
                 None => self.dial.open(to, SockType::Stream)?,
@@ -83,6 +92,11 @@ impl Connects {
         Ok(answer)
     }
 
+    /// Whether it ends with standard input, which is then no place for further steps.
+    pub(super) fn reads_input(&self) -> bool {
+        self.until_eof
+    }
+
     fn look(&self, fd: &OwnedFd, to: SocketAddr, seen: &mut Seen) {
         seen.ok += 1;
         match peer(fd) {
@@ -104,6 +118,14 @@ impl Connects {
         }
         thread::sleep(Duration::from_millis(self.hold));
     }
+}
+
+/// Finished when standard input ends.
+fn end_of_input() -> JoinHandle<()> {
+    thread::spawn(|| {
+        // One that cannot be read brings nothing more either.
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+    })
 }
 
 /// A raw provider's line "peer local" as (peer without its port, local); any other line as it is.

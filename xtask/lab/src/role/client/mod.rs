@@ -59,6 +59,7 @@ impl Step {
         match self {
             Self::Serve => serve(),
             Self::Hold(step) => print(&step.run()?),
+            Self::Connects(step) => print(&step.run()?),
             Self::Http(step) => print(&step.run(print)?),
             step => print(&step.answer()?),
         }
@@ -66,7 +67,7 @@ impl Step {
 
     fn answer(&self) -> Result<Value> {
         match self {
-            Self::Connects(step) => step.run(),
+            Self::Connects(step) if !step.reads_input() => step.run(),
             Self::Udp(step) => step.run(),
             Self::GiveUp(step) => step.run(),
             Self::Reconnect(step) => step.run(),
@@ -81,7 +82,9 @@ impl Step {
                 summary["each"] = calls.into();
                 Ok(summary)
             }
-            Self::Serve | Self::Hold(_) => bail!("what reads standard input cannot be a step of `serve`"),
+            Self::Serve | Self::Hold(_) | Self::Connects(_) => {
+                bail!("what reads standard input cannot be a step of `serve`")
+            }
         }
     }
 }
@@ -110,7 +113,8 @@ mod tests {
 
     #[test]
     fn serve_answers_an_error_for_what_is_no_step() {
-        for line in ["", "{}", r#"["nonsense"]"#, r#"["serve"]"#, r#"["connects"]"#] {
+        const UNTIL_EOF: &str = r#"["connects", "--to", "127.0.0.1:1", "--until-eof"]"#;
+        for line in ["", "{}", r#"["nonsense"]"#, r#"["serve"]"#, r#"["connects"]"#, UNTIL_EOF] {
             assert!(serve_line(line).is_err(), "{line}");
         }
     }
