@@ -5,19 +5,14 @@
 mod scene;
 mod world;
 
-use std::{
-    fs,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{fs, path::PathBuf, time::Duration};
 
-use lunar_lab::Child;
 use nix::{
     mount::{MsFlags, mount},
     sys::signal::Signal,
 };
-use scene::{GATEWAY, PROVIDER, Scene, attached, one, verdicts};
-use world::SOON;
+use scene::{BrokenLink, GATEWAY, PROVIDER, Scene, attached, forwarded, one, verdicts};
+use world::{SOON, within};
 
 const NAME: &str = "gw.example:8000";
 const SECOND: &str = "127.0.0.2:8000";
@@ -62,17 +57,9 @@ impl Scene {
     }
 }
 
-fn forwarded(gateway: &Child) -> usize {
-    gateway.stdout().lines().filter(|l| l.starts_with("forwarded")).count()
-}
-
 /// Names are resolved every ten seconds.
-fn after_a_resolution(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < Duration::from_secs(30), "did not happen: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+fn after_a_resolution(what: &str, is_so: impl FnMut() -> bool) {
+    within(Duration::from_secs(30), what, is_so);
 }
 
 #[test]
@@ -84,13 +71,7 @@ fn a_renewal_that_fails_leaves_everything_in_place_and_is_tried_again() {
     s.connects(&s.world.app, 3);
     assert_eq!((s.redirected(), s.problems().as_str()), (3, "[]"));
 
-    // A pin that is no link: the last program cannot be swapped, when the others have been.
-    let links = agent.pins.join("v2/links");
-    let names: Vec<_> = fs::read_dir(&links).unwrap().map(|e| e.unwrap().file_name()).collect();
-    let link = links.join(names.iter().find(|n| n.to_string_lossy().ends_with("connect6")).unwrap());
-    let aside = links.with_file_name("aside");
-    fs::rename(&link, &aside).unwrap();
-    fs::hard_link(agent.pins.join("v2/maps/CONTROL"), &link).unwrap();
+    let broken = BrokenLink::of(&agent);
     hosts.say(Some("127.0.0.2"));
     after_a_resolution("the renewal fails", || s.problems().contains("not in effect"));
     assert_eq!(s.endpoints(), [GATEWAY]);
@@ -99,7 +80,7 @@ fn a_renewal_that_fails_leaves_everything_in_place_and_is_tried_again() {
     assert_eq!(verdicts(&s.world.status(), "app"), one("redirected", 7));
     assert_eq!((forwarded(&s.gateway), forwarded(&second)), (7, 0));
 
-    fs::rename(&aside, &link).unwrap();
+    broken.mend();
     after_a_resolution("the renewal is tried again", || s.endpoints() == [SECOND]);
     assert_eq!(s.problems(), "[]");
     assert_eq!(attached(&s.world.app), [1; 6]);

@@ -138,7 +138,7 @@ fn a_bad_file_is_refused_with_its_line() {
 fn what_is_wrong_with_the_pins_is_said() {
     let world = World::new("abi");
     let toml = world.toml("original-dst", &[GATEWAY], "");
-    let maps = world.lab.bpffs().join("lunar/v2/maps");
+    let maps = world.lab.bpffs().join("lunar").join(world::version_folder()).join("maps");
     // A map of another size: one of this version's own, under another's name. The agent puts it right; the command
     // line says how.
     drop(world.agent(&toml));
@@ -250,7 +250,7 @@ fn flags_alone_are_enough() {
     let mut agent: Child = world.lab.spawn(spawn).unwrap();
     agent.wait_for_line("ready", SOON).unwrap();
     // The lab's bpffs covers /sys/fs/bpf.
-    assert!(world.lab.bpffs().join("lunar/v2/maps/CONTROL").exists());
+    assert!(world.lab.bpffs().join("lunar").join(world::version_folder()).join("maps/CONTROL").exists());
     assert_eq!(world.client(&["connects", "--to", "203.0.113.10:80", "--count", "5"])["peername_matches"], 5);
     let (code, text) = end(&world, &[&[AGENT, "status", "-o", "json"], &socket[..]].concat(), &[]);
     let status: Value = serde_json::from_str(&text).unwrap();

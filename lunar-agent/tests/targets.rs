@@ -15,7 +15,7 @@ use std::{
 
 use lunar_lab::{Cgroup, Spawn};
 use scene::{Scene, attached, cgroup_v1, one, verdicts};
-use world::{SOON, World, eventually, target};
+use world::{SOON, World, eventually, target, within};
 
 #[test]
 fn targets_come_and_go_while_the_agent_runs() {
@@ -127,9 +127,7 @@ fn the_socket_is_roots_and_no_client_can_harm_it() {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&agent.socket), 0o600);
     assert_eq!(mode(agent.socket.parent().unwrap()), 0o700);
-    for dir in
-        [agent.pins.clone(), agent.pins.join("v2"), agent.pins.join("v2/maps"), agent.pins.join("v2/links")]
-    {
+    for dir in [agent.pins.clone(), agent.pinned(""), agent.pinned("maps"), agent.pinned("links")] {
         assert_eq!(mode(&dir), 0o700, "{}", dir.display());
     }
     let say = |bytes: &[u8]| {
@@ -165,7 +163,7 @@ fn a_connection_that_is_under_way_is_not_harmed_by_a_detach() {
     let _provider = world.providers(&["203.0.113.10:80"]);
     let gateway = world.gateway(&["--listen", "127.0.0.1:8000", "--accept-proxy"]);
     // The SYN is sent again after a third of this.
-    let timeout = "connect_timeout = \"3s\"\nhandoff =";
+    let timeout = "connect_timeout = \"9s\"\nhandoff =";
     let toml = world.toml("proxy-protocol", &["127.0.0.1:8000"], "").replace("handoff =", timeout);
     let _agent = world.agent(&toml.replace("interval = \"200ms\"", "interval = \"60s\""));
     eventually("the gateway is probed", || {
@@ -183,8 +181,8 @@ fn a_connection_that_is_under_way_is_not_harmed_by_a_detach() {
     assert_eq!(attached(&world.app)[4..], [0; 2], "the verdicts have ended");
     assert_eq!(call.try_wait().unwrap(), None, "it was answered before the detach");
     filter("-F INPUT");
-    let answer = call.finish(SOON).unwrap();
+    let answer = call.finish(3 * SOON).unwrap();
     assert!(answer.ends_with("{\"calls\":1,\"failed\":0}\n"), "{answer}");
     assert_eq!(gateway.stdout().lines().filter(|l| l.starts_with("forwarded")).count(), 1);
-    eventually("the last programs are detached", || attached(&world.app) == [0; 6]);
+    within(3 * SOON, "the last programs are detached", || attached(&world.app) == [0; 6]);
 }

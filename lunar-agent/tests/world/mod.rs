@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lunar_common::abi;
 use lunar_lab::{Cgroup, Child, Lab, Netns, Spawn};
 use serde_json::Value;
 
@@ -184,6 +185,13 @@ impl World {
     }
 }
 
+impl Agent {
+    /// A path among this version's pins; `""` is their folder.
+    pub fn pinned(&self, below: &str) -> PathBuf {
+        self.pins.join(version_folder()).join(below)
+    }
+}
+
 /// A target of a status, by name.
 pub fn target<'a>(status: &'a Value, name: &str) -> &'a Value {
     let targets = status["targets"].as_array().unwrap();
@@ -191,11 +199,21 @@ pub fn target<'a>(status: &'a Value, name: &str) -> &'a Value {
 }
 
 /// Waits until `is_so`, and panics with `what` if it never is. Returns how long it took.
-pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) -> Duration {
+pub fn eventually(what: &str, is_so: impl FnMut() -> bool) -> Duration {
+    within(SOON, what, is_so)
+}
+
+/// [`eventually`], for what takes its time.
+pub fn within(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) -> Duration {
     let start = Instant::now();
     while !is_so() {
-        assert!(start.elapsed() < SOON, "did not happen within {SOON:?}: {what}");
+        assert!(start.elapsed() < limit, "did not happen within {limit:?}: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
     start.elapsed()
+}
+
+/// The folder below `paths.pins` of this version's pins.
+pub fn version_folder() -> String {
+    format!("v{}", abi::VERSION)
 }

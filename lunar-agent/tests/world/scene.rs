@@ -10,9 +10,9 @@ use std::{
 
 use aya_obj::generated::{bpf_attach_type as hook, bpf_attr, bpf_cmd};
 use lunar_lab::{Cgroup, Child};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::world::{World, target};
+use crate::world::{Agent, SOON, World, eventually, target};
 
 /// The provider.
 pub const PROVIDER: &str = "203.0.113.10:80";
@@ -57,6 +57,31 @@ impl Scene {
         assert_eq!((&result["ok"], &result["peername_matches"]), (&count.into(), &count.into()), "{result}");
     }
 
+    /// A stream of connects of the target, which goes on until [`Scene::all_redirected`] ends it.
+    pub fn stream(&self) -> Child {
+        let args = ["client", "connects", "--to", PROVIDER, "--until-eof", "--hold", "2"];
+        let spawn = self.world.lab.role(args).unwrap().netns(&self.world.host).cgroup(&self.world.app);
+        let client = self.world.lab.spawn(spawn.with_stdin()).unwrap();
+        eventually("the stream of connects", || self.world.verdict("redirected") > 10);
+        client
+    }
+
+    /// Ends the stream: all its connects, and no others, went to the provider by the gateway. Returns how many.
+    pub fn all_redirected(&self, stream: Child) -> u64 {
+        self.all_redirected_after(stream, 0)
+    }
+
+    /// The same where the gateway has forwarded `before` connections already.
+    pub fn all_redirected_after(&self, mut stream: Child, before: u64) -> u64 {
+        assert_eq!(stream.try_wait().unwrap(), None, "the stream ended by itself");
+        stream.close_stdin();
+        let result: Value = serde_json::from_str(&stream.finish(SOON).unwrap()).unwrap();
+        let count = result["ok"].as_u64().unwrap();
+        assert_eq!((&result["failed"], &result["peername_matches"]), (&json!({}), &count.into()), "{result}");
+        eventually("the gateway forwards all", || forwarded(&self.gateway) == before + count);
+        count
+    }
+
     /// Runs the command line; returns exit code and what it said on both streams.
     pub fn said(&self, args: &[&str]) -> (i32, String) {
         said(&self.world.run(args))
@@ -67,6 +92,35 @@ impl Scene {
         let mut found = below(self.world.lab.bpffs());
         found.retain(|path| path.extension().is_none_or(|e| e != "debug"));
         found
+    }
+}
+
+/// How many connections this gateway has forwarded.
+pub fn forwarded(gateway: &Child) -> u64 {
+    gateway.stdout().lines().filter(|l| l.starts_with("forwarded")).count() as u64
+}
+
+/// In the place of a target's link, a pin that is none: its program cannot be swapped, when most of the others have
+/// been.
+pub struct BrokenLink {
+    link: PathBuf,
+    aside: PathBuf,
+}
+
+impl BrokenLink {
+    /// Breaks the link of the `connect6` of the only target.
+    pub fn of(agent: &Agent) -> Self {
+        let links = agent.pinned("links");
+        let names: Vec<_> = fs::read_dir(&links).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let link = links.join(names.iter().find(|n| n.to_string_lossy().ends_with("connect6")).unwrap());
+        let aside = links.with_file_name("aside");
+        fs::rename(&link, &aside).unwrap();
+        fs::hard_link(agent.pinned("maps/CONTROL"), &link).unwrap();
+        Self { link, aside }
+    }
+
+    pub fn mend(self) {
+        fs::rename(self.aside, self.link).unwrap();
     }
 }
 
