@@ -89,14 +89,14 @@ fn every_call_is_seen(scene: &Scene, watchers: [&Watchers; 2], by: [&str; 2], wh
 fn those_attached_before_and_after_see_every_connect_and_are_never_detached() {
     let s = Scene::new("foreign");
     let before = s.watchers(By::Flag);
-    let mut agent = s.agent("[failsafe]\nlease = \"1s\"");
+    let mut agent = s.agent("[failsafe]\nlease = \"4s\"");
     let after = s.watchers(By::Link);
     let all = [&before, &after];
     every_call_is_seen(&s, all, GATEWAY, "with the agent");
 
     agent.child.signal(Signal::SIGTERM).unwrap();
     assert!(agent.child.wait(SOON).unwrap().success());
-    agent = s.agent("[failsafe]\nlease = \"1s\"");
+    agent = s.agent("[failsafe]\nlease = \"4s\"");
     every_call_is_seen(&s, all, GATEWAY, "after a restart, which swapped the programs");
 
     assert!(s.world.run(&["detach", "app"]).status.success());
@@ -106,7 +106,7 @@ fn those_attached_before_and_after_see_every_connect_and_are_never_detached() {
     every_call_is_seen(&s, all, GATEWAY, "attached again, now behind both");
 
     agent.child.kill().unwrap();
-    eventually("the lease ends", || s.world.status()["agent"]["lease_age_ms"].as_u64() > Some(1_100));
+    eventually("the lease ends", || s.world.status()["agent"]["lease_age_ms"].as_u64() > Some(4_100));
     every_call_is_seen(&s, all, CLIENT, "with the agent dead");
 
     assert!(s.world.run(&["cleanup"]).status.success());
