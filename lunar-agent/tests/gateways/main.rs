@@ -11,3 +11,4 @@ mod answers;
 mod original_dst;
 mod process;
 mod proxy_protocol;
+mod reload;

@@ -36,16 +36,24 @@ pub fn six_providers(world: &World) -> [Child; 2] {
     [world.providers(&http.iter().map(String::as_str).collect::<Vec<_>>()), raw]
 }
 
-/// A stock gateway of Debian, in the gateway's cgroup.
-pub fn stock(world: &World, netns: &Netns, template: &str, replace: &[(&str, &str)]) -> Child {
+/// Writes a stock gateway's configuration, where it is read from.
+pub fn configure(world: &World, template: &str, replace: &[(&str, &str)]) -> PathBuf {
     let mut text = fs::read_to_string(file(template)).unwrap();
     for (from, to) in replace.iter().copied().chain([("DIR", world.lab.dir().to_str().unwrap())]) {
         text = text.replace(from, to);
     }
     let path = world.lab.dir().join(template);
     fs::write(&path, text).unwrap();
+    path
+}
+
+/// A stock gateway of Debian, in the gateway's cgroup.
+pub fn stock(world: &World, netns: &Netns, template: &str, replace: &[(&str, &str)]) -> Child {
+    let path = configure(world, template, replace);
     let spawn = if template.starts_with("haproxy") {
-        Spawn::new("/usr/sbin/haproxy").args(["-db", "-f"])
+        // `-db` keeps it in the foreground; a master is there by itself.
+        let stay: &[&str] = if template.contains("reload") { &[] } else { &["-db"] };
+        Spawn::new("/usr/sbin/haproxy").args(stay).args(["-f"])
     } else {
         Spawn::new("/usr/sbin/nginx").args(["-c"])
     };
