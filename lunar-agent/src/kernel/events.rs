@@ -64,3 +64,36 @@ pub async fn forward_log(logger: aya_log::EbpfLogger<&'static dyn log::Log>) -> 
         ready.clear_ready();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use lunar_common::verdict::Reason;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whatever is in the ring, an entry is an event if it has the size of one; and what is logged of it, as
+        /// `Agent::on_event` does, can be said of any.
+        #[test]
+        fn an_entry_of_any_bytes_is_an_event_or_passed_over(
+            bytes in prop_oneof![
+                proptest::collection::vec(any::<u8>(), size_of::<Event>()),
+                proptest::collection::vec(any::<u8>(), 0..2 * size_of::<Event>()),
+            ],
+            edge: bool,
+        ) {
+            let bytes = if edge { vec![0xff; bytes.len()] } else { bytes };
+            let event = read(&bytes);
+            prop_assert_eq!(event.is_some(), bytes.len() == size_of::<Event>());
+            if let Some(event) = event {
+                prop_assert_eq!(event.word.to_ne_bytes(), &bytes[48..]);
+                prop_assert!(!SocketAddr::from(event.original).to_string().is_empty());
+                let known = Reason::ALL.get(event.reason as usize).is_some();
+                prop_assert_eq!(known, event.reason < Reason::ALL.len() as u32);
+            }
+        }
+    }
+}

@@ -18,6 +18,7 @@ fn any_request() -> impl Strategy<Value = Request> {
     let texts = || proptest::collection::vec(any::<String>(), 0..4);
     prop_oneof![
         Just(Request::Status {}),
+        Just(Request::Reload {}),
         texts().prop_map(|selectors| Request::Attach { selectors }),
         texts().prop_map(|selectors| Request::Detach { selectors }),
     ]
