@@ -5,7 +5,7 @@
 mod scene;
 mod world;
 
-use std::{fs, os::unix::net::UnixDatagram};
+use std::{fs, os::unix::net::UnixDatagram, time::Duration};
 
 use lunar_lab::Spawn;
 use nix::sys::signal::Signal;
