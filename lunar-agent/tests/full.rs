@@ -31,10 +31,7 @@ fn there_are_as_many_targets_as_said_and_no_more() {
     let refused = || {
         let (code, said) = s.said(&["attach", &selector(&s.world.other)]);
         assert!(code == 2, "{code}: {said}");
-        assert!(
-            said.contains("there are 1024 targets, the most that there can be: detach one first"),
-            "{said}"
-        );
+        assert!(said.contains("there can be 1024 targets") && said.contains("detach some first"), "{said}");
         assert_eq!(attached(&s.world.other), [0; 6]);
     };
     refused();
