@@ -72,13 +72,19 @@ impl Scene {
     }
 
     /// The same where the gateway has forwarded `before` connections already.
-    pub fn all_redirected_after(&self, mut stream: Child, before: u64) -> u64 {
+    pub fn all_redirected_after(&self, stream: Child, before: u64) -> u64 {
+        let count = self.all_connected(stream);
+        eventually("the gateway forwards all", || forwarded(&self.gateway) == before + count);
+        count
+    }
+
+    /// Ends the stream: all its connects succeeded. Returns how many.
+    pub fn all_connected(&self, mut stream: Child) -> u64 {
         assert_eq!(stream.try_wait().unwrap(), None, "the stream ended by itself");
         stream.close_stdin();
         let result: Value = serde_json::from_str(&stream.finish(SOON).unwrap()).unwrap();
         let count = result["ok"].as_u64().unwrap();
         assert_eq!((&result["failed"], &result["peername_matches"]), (&json!({}), &count.into()), "{result}");
-        eventually("the gateway forwards all", || forwarded(&self.gateway) == before + count);
         count
     }
 
