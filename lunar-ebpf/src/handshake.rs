@@ -73,8 +73,10 @@ pub fn follow(ctx: &SockOpsContext) {
         {
             unanswered(ctx, connection);
         }
+        // Its record has been taken, unless the gateway died before it accepted: then a later connection of the same
+        // address and port, redirected or not, is not to find it.
         (BPF_SOCK_OPS_STATE_CB, phase::ESTABLISHED) if context::argument::<1>(ctx) == CLOSE => {
-            closed(ctx, connection);
+            withdraw(ctx, connection);
         }
         (BPF_SOCK_OPS_RTT_CB, phase::ESTABLISHED) => first_bytes_arrived(ctx, connection),
         _ => {}
@@ -186,13 +188,6 @@ fn unanswered(ctx: &SockOpsContext, connection: &mut Connection) {
         untrack(connection);
         count::connect_failed(connection);
     }
-}
-
-/// The connection is over. Its record has been taken, unless the gateway died before it accepted: then a later connection
-/// of the same address and port, redirected or not, is not to find it.
-#[inline(always)]
-fn closed(ctx: &SockOpsContext, connection: &mut Connection) {
-    withdraw(ctx, connection);
 }
 
 /// The last close of a target's socket.

@@ -54,11 +54,6 @@ impl Lookups {
         Self { resolutions, problems, failure: None, running: JoinSet::new(), next }
     }
 
-    /// What is in effect.
-    pub(super) fn in_effect(&self) -> &[Resolution] {
-        &self.resolutions
-    }
-
     /// The newest addresses of an endpoint, if it is in effect and has any.
     pub(super) fn newest(&self, spec: &EndpointSpec) -> Option<Resolution> {
         self.resolutions.iter().find(|r| r.spec == *spec && !r.addresses.is_empty()).cloned()

@@ -160,8 +160,7 @@ impl Agent {
         self.finish_leaving_gateways();
     }
 
-    /// Looks again while the kernel was shown other listeners than there are now: one that began to listen after the
-    /// look, and was noticed by the kernel, has been put out of its place again.
+    /// Looks again while others listen than the look has found: what came or went meanwhile is not to wait for a second.
     fn follow_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), KernelError> {
         const LOOKS: u32 = 4;
         for _ in 0..LOOKS {
@@ -337,7 +336,7 @@ impl Agent {
         let before = std::mem::take(&mut self.gateways.answering);
         self.watch_gateways();
         let until = Instant::now() + self.under_way() + HANDED_OVER;
-        self.gateways.leaving.extend(before.into_keys().map(|id| (until, id)));
+        before.into_keys().for_each(|id| self.gateways.leave(id, until));
     }
 
     /// Detaches what is not wanted any longer, where it has been long enough.
@@ -347,7 +346,7 @@ impl Agent {
             let wanted = self.gateways.answering.get(&id).map_or(&[][..], |attended| attended.programs);
             if let Err(e) = attach::detach_others(&self.pins, Owner::Gateway(id), wanted) {
                 tracing::error!(cgroup_id = id, error = %e, "what a former gateway had attached still is");
-                self.gateways.leaving.push_back((now + HANDED_OVER, id));
+                self.gateways.leave(id, now + HANDED_OVER);
             }
         }
     }

@@ -49,10 +49,10 @@ impl ReloadError {
 /// Whoever waits for the result; nobody, after a signal.
 pub(super) type Waiting = Option<oneshot::Sender<Answer>>;
 
-/// A configuration that may be put in effect: read, checked, and its endpoints resolved.
+/// A configuration that may be put in effect: read, checked, and its new endpoints resolved.
 pub(super) struct Prepared {
     loaded: Loaded,
-    resolutions: Vec<Resolution>,
+    new: Vec<Resolution>,
 }
 
 /// What reloads start from, and the one that is under way.
@@ -111,18 +111,9 @@ impl Agent {
     }
 
     fn prepare(&mut self, loaded: Loaded) {
-        let known = self.lookups.in_effect().to_vec();
-        self.reloads.running.spawn(async move {
-            let specs = &loaded.config.gateway.endpoints;
-            let is_known =
-                |spec: &&EndpointSpec| known.iter().any(|r| r.spec == **spec && !r.addresses.is_empty());
-            let new: Vec<_> = specs.iter().filter(|spec| !is_known(spec)).cloned().collect();
-            let found = resolve_soon(&new).await;
-            let resolution =
-                |spec: &EndpointSpec| known.iter().chain(&found).rfind(|r| r.spec == *spec).cloned();
-            let resolutions = specs.iter().filter_map(resolution).collect();
-            Prepared { loaded, resolutions }
-        });
+        let is_new = |spec: &&EndpointSpec| self.lookups.newest(spec).is_none();
+        let new: Vec<_> = loaded.config.gateway.endpoints.iter().filter(is_new).cloned().collect();
+        self.reloads.running.spawn(async move { Prepared { loaded, new: resolve_soon(&new).await } });
     }
 
     /// Puts a configuration that is ready in effect.
@@ -132,15 +123,16 @@ impl Agent {
     }
 
     fn apply(&mut self, prepared: Prepared) -> Result<Vec<String>, DaemonError> {
-        let Prepared { loaded: Loaded { config, origins, .. }, resolutions } = prepared;
+        let Prepared { loaded: Loaded { config, origins, .. }, new } = prepared;
         let wanted = targets_of(&config)?;
         if self.targets.slots_taken() + wanted.len() > MAX_TARGETS as usize {
             self.finish_leaving(None);
         }
         let targets = self.targets.reconfigured(wanted)?;
-        // Addresses may have changed while others were looked up.
-        let newest = |r: Resolution| self.lookups.newest(&r.spec).unwrap_or(r);
-        let resolutions: Vec<Resolution> = resolutions.into_iter().map(newest).collect();
+        let resolution = |spec: &EndpointSpec| {
+            self.lookups.newest(spec).or_else(|| new.iter().find(|r| r.spec == *spec).cloned())
+        };
+        let resolutions: Vec<_> = config.gateway.endpoints.iter().filter_map(resolution).collect();
         let own_addresses = settings::own_addresses().map_err(DaemonError::OwnAddresses)?;
         let endpoints = endpoint::place(&resolutions, &held(&self.endpoints));
         let config = Arc::new(config);
@@ -162,8 +154,9 @@ impl Agent {
             != (config.gateway.handoff, &config.gateway.process)
         {
             self.answer_anew();
+        } else {
+            self.watch_gateways();
         }
-        self.watch_gateways();
         let changes = changes(&self.reloads.origins, &origins);
         self.reloads.origins = origins;
         Ok(changes)

@@ -3,7 +3,6 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use lunar_common::abi::{Endpoint as Entry, TargetEntry};
-
 use tokio::time::Instant;
 
 use super::{
@@ -133,16 +132,12 @@ impl Agent {
         self.open_endpoints(&given_away)?;
         self.state.forget_syns()?;
         self.state = State::open(&self.pins)?;
-        self.write_unready();
         Ok(())
     }
 
     /// Detaches the targets of before that are no longer wanted.
     fn let_go(&mut self, before: &TargetSet) {
         let gone: Vec<Target> = before.without(&self.targets).cloned().collect();
-        if gone.is_empty() {
-            return;
-        }
         for target in &gone {
             match self.forget_target(target) {
                 Ok(()) => tracing::info!(target = target.name, "no longer a target"),
