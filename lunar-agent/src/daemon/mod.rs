@@ -4,6 +4,7 @@
 mod agent;
 mod endpoints;
 mod error;
+mod exemption;
 mod gateways;
 mod lifecycle;
 mod listeners;
