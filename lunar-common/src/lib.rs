@@ -7,6 +7,7 @@ pub mod abi;
 pub mod bar;
 pub mod failsafe;
 pub mod net;
+pub mod opinion;
 pub mod policy;
 pub mod proxy;
 pub mod syn;

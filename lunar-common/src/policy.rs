@@ -23,32 +23,63 @@ pub const SEARCH_STEPS: u32 = 20;
 /// The most extra or blocked ports that one address can have.
 pub const PORTS_PER_RULE: usize = 8;
 
-/// What the policy says of an address.
+/// What the policy says of an address, or of a name.
 ///
-/// Bit 31: wanted. Bits 0 to 15: index of its [`PortRule`], 0 for none.
+/// Bit 31: wanted. Bit 30: blocked by an entry, which wins over whatever else is said of the same address. Bits 12 to 25:
+/// number of the entry that says so, for its hits. Bits 0 to 11: index of the [`PortRule`], 0 for none.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Answer(pub u32);
+
+const WANTED: u32 = 1 << 31;
+const BLOCKED: u32 = 1 << 30;
+const ENTRY_AT: u32 = 12;
+
+/// Entries whose hits are counted; the entry's number in an [`Answer`] is less, and 0 is none.
+pub const COUNTED_ENTRIES: u32 = 1 << 14;
 
 impl Answer {
     /// Nothing is wanted from this address.
     pub const UNWANTED: Self = Self(0);
 
-    /// An answer from its parts.
+    /// An answer without an entry's number, from its parts.
     pub const fn new(wanted: bool, rule: u16) -> Self {
-        Self((wanted as u32) << 31 | rule as u32)
+        Self((wanted as u32) << 31 | rule as u32 & ((1 << ENTRY_AT) - 1))
+    }
+
+    /// The same, blocked.
+    pub const fn block(self) -> Self {
+        Self(self.0 & !WANTED | BLOCKED)
+    }
+
+    /// The same, said by the entry of this number; one that is too great is not counted.
+    pub const fn by(self, entry: u32) -> Self {
+        let counted = if entry < COUNTED_ENTRIES { entry } else { 0 };
+        Self(self.0 & !((COUNTED_ENTRIES - 1) << ENTRY_AT) | counted << ENTRY_AT)
     }
 
     /// Whether connections to the address are wanted, port rules aside.
     #[inline(always)]
     pub const fn wanted(self) -> bool {
-        self.0 >> 31 != 0
+        self.0 & WANTED != 0
+    }
+
+    /// Whether an entry blocks all of it.
+    #[inline(always)]
+    pub const fn blocked(self) -> bool {
+        self.0 & BLOCKED != 0
+    }
+
+    /// Number of the entry that says so; 0: none, or not counted.
+    #[inline(always)]
+    pub const fn entry(self) -> u32 {
+        self.0 >> ENTRY_AT & (COUNTED_ENTRIES - 1)
     }
 
     /// Index of the address' port rule; 0: none.
     #[inline(always)]
     pub const fn rule(self) -> u16 {
-        self.0 as u16
+        (self.0 & ((1 << ENTRY_AT) - 1)) as u16
     }
 }
 
@@ -352,6 +383,16 @@ mod tests {
         assert_eq!(PortClass::of(word, 81), PortClass::TlsDirect);
         assert_eq!(PortClass::of(word, 82), PortClass::ByEntry);
         assert_eq!(PortClass::of(word, 83), PortClass::Ignored);
+    }
+
+    #[test]
+    fn the_parts_of_an_answer_do_not_disturb_each_other() {
+        let all = Answer::new(true, 4095).by(COUNTED_ENTRIES - 1);
+        assert_eq!((all.wanted(), all.blocked(), all.rule(), all.entry()), (true, false, 4095, 16_383));
+        let blocked = all.block();
+        assert_eq!((blocked.wanted(), blocked.blocked(), blocked.rule()), (false, true, 4095));
+        assert_eq!(blocked.by(7).entry(), 7);
+        assert_eq!(all.by(COUNTED_ENTRIES), Answer::new(true, 4095), "too great to be counted");
     }
 
     #[test]

@@ -2,10 +2,7 @@
 //! kernel's programs and by the host's tests; what it needs to know it asks of [`Facts`], in the order of
 //! DESIGN section 3, so that nothing is looked up that an earlier step has made needless.
 
-use crate::{
-    failsafe::Ticket,
-    policy::{Answer, PortClass, PortRule},
-};
+use crate::{failsafe::Ticket, opinion::Opinion, policy::PortClass};
 
 /// Why a connect went where it went. The discriminant is its place in the counters of a target.
 #[repr(u32)]
@@ -91,12 +88,8 @@ pub trait Facts {
     fn exempt(&self) -> bool;
     /// Whether the agent's last heartbeat is younger than the lease.
     fn lease_fresh(&self) -> bool;
-    /// What the policy says of the destination's address.
-    fn policy(&self) -> Answer;
-    /// The ports that entries name for an address; `index` is not 0.
-    fn port_rule(&self, index: u16) -> Option<PortRule>;
-    /// The destination's port, host order.
-    fn port(&self) -> u16;
+    /// What the policy says of the destination, by its address and by the names that it is known to have.
+    fn policy(&self) -> Opinion;
     /// Whether redirects are only counted.
     fn dry_run(&self) -> bool;
     /// Steps 6 to 8, usually by [`choose`].
@@ -129,10 +122,12 @@ pub struct Verdict {
     /// An endpoint found without a listener on the way, also when another takes the connection: a failed
     /// connect of that endpoint. One at most for each connect; a random start gives each its turn.
     pub missing: Option<(u32, Ticket)>,
+    /// What the policy said, where it was asked.
+    pub opinion: Opinion,
 }
 
 impl Verdict {
-    /// As one number, for a function that may return only that: the reason in bits 0 to 7, `nth` in 8 to 15, the
+    /// As one number, for a function that may return only that, without the opinion: the reason in bits 0 to 7, `nth` in 8 to 15, the
     /// missing endpoint + 1 in 16 to 23, the tickets (14 bits each) from 24 and 40.
     #[inline(always)]
     pub fn pack(self) -> u64 {
@@ -163,12 +158,12 @@ impl Verdict {
             0 => None,
             place => Some((place - 1, ticket(40))),
         };
-        Self { reason, nth: byte(8), ticket: ticket(24), missing }
+        Self { reason, nth: byte(8), ticket: ticket(24), missing, opinion: Opinion::NONE }
     }
 
     #[inline(always)]
     const fn direct(reason: Reason) -> Self {
-        Self { reason, nth: 0, ticket: Ticket(0), missing: None }
+        Self { reason, nth: 0, ticket: Ticket(0), missing: None, opinion: Opinion::NONE }
     }
 }
 
@@ -182,11 +177,11 @@ pub fn decide(facts: &impl Facts) -> Verdict {
     if matches!(class, PortClass::TlsDirect) {
         return Verdict::direct(Reason::TlsDirect);
     }
-    let mut answer = Answer::UNWANTED;
+    let mut opinion = Opinion::NONE;
     let by_entry = matches!(class, PortClass::ByEntry);
     if by_entry {
-        answer = facts.policy();
-        if !adds_port(facts, answer) {
+        opinion = facts.policy();
+        if !opinion.adds_port() {
             return Verdict::direct(Reason::NotIntercepted);
         }
     }
@@ -197,25 +192,16 @@ pub fn decide(facts: &impl Facts) -> Verdict {
         return Verdict::direct(Reason::LeaseStale);
     }
     if !by_entry {
-        answer = facts.policy();
+        opinion = facts.policy();
     }
-    if !answer.wanted() || blocks_port(facts, answer) {
-        return Verdict::direct(Reason::Policy);
-    }
-    if facts.dry_run() {
-        return Verdict::direct(Reason::DryRun);
-    }
-    facts.choose()
-}
-
-#[inline(always)]
-fn adds_port(facts: &impl Facts, answer: Answer) -> bool {
-    answer.rule() != 0 && facts.port_rule(answer.rule()).is_some_and(|r| r.adds(facts.port()))
-}
-
-#[inline(always)]
-fn blocks_port(facts: &impl Facts, answer: Answer) -> bool {
-    answer.rule() != 0 && facts.port_rule(answer.rule()).is_some_and(|r| r.blocks(facts.port()))
+    let verdict = if !opinion.wanted() {
+        Verdict::direct(Reason::Policy)
+    } else if facts.dry_run() {
+        Verdict::direct(Reason::DryRun)
+    } else {
+        facts.choose()
+    };
+    Verdict { opinion, ..verdict }
 }
 
 /// Steps 6 to 8: the first fit endpoint from a random start; otherwise how far the best one came.
@@ -240,7 +226,9 @@ pub fn choose(facts: &impl EndpointFacts) -> Verdict {
             return Verdict::direct(Reason::Forced);
         }
         match facts.fitness(nth) {
-            Fitness::Fit(ticket) => return Verdict { reason: Reason::Redirected, nth, ticket, missing },
+            Fitness::Fit(ticket) => {
+                return Verdict { nth, ticket, missing, ..Verdict::direct(Reason::Redirected) };
+            }
             Fitness::NoListener(ticket) => {
                 missing = Some((nth, ticket));
                 best = Reason::NoListener;

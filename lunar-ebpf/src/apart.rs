@@ -9,6 +9,7 @@ use lunar_common::{
     abi::{Control, Endpoint, Event, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS, Settings, endpoint, event},
     bar::{self, Bar},
     failsafe::{self, Attempt, Outcome, Step, Ticket, Word},
+    opinion::Opinion,
     policy::{self, Family, V4, V6},
     syn,
     time::KtimeNs,
@@ -166,9 +167,10 @@ pub extern "C" fn choose_endpoint(family: u32, netns: u64, target: u32, now: u64
     verdict::choose(&Endpoints { settings, control, family, netns, closed, now: KtimeNs(now) }).pack()
 }
 
-/// The policy's raw answer for an address, given as two halves in host order, of family 4 or 6.
+/// The raw [`Opinion`] that the entries of addresses have of one, given as two halves in host order, of family 4 or 6, with
+/// a port in host order.
 #[unsafe(no_mangle)]
-pub extern "C" fn policy_answer(high: u64, low: u64, family: u32) -> u32 {
+pub extern "C" fn opinion_of_address(high: u64, low: u64, family: u32, port: u32) -> u32 {
     let answer = if family == 4 {
         let key = V4(low as u32);
         policy::skim(key, |i| maps::OUTLINE_V4.get(i).copied()).unwrap_or_else(|| {
@@ -182,7 +184,8 @@ pub extern "C" fn policy_answer(high: u64, low: u64, family: u32) -> u32 {
             policy::search(key, bucket, |i| maps::BOUNDARIES_V6.get(i).copied())
         })
     };
-    answer.0
+    let rule = if answer.rule() == 0 { None } else { maps::PORT_RULES.get(u32::from(answer.rule())) };
+    Opinion::of(answer, rule, port as u16).0
 }
 
 /// Enters the result of a connect (`failed` 0 or 1) into the word of its endpoint, and tells of a transition.

@@ -4,7 +4,8 @@ use aya_ebpf::Global;
 use lunar_common::{
     abi::{Control, Settings, flag},
     net::Destination,
-    policy::{self, Answer, PORTS_PER_WORD, PortClass, PortRule},
+    opinion::Opinion,
+    policy::{self, PORTS_PER_WORD, PortClass},
     time::KtimeNs,
     verdict::{Facts, Verdict},
 };
@@ -48,16 +49,11 @@ pub struct ConnectFacts<'a, H> {
 impl<H: SockAddr> Facts for ConnectFacts<'_, H> {
     #[inline(always)]
     fn port_class(&self) -> PortClass {
-        let port = self.port();
+        let port = self.destination.port.to_host();
         match maps::PORTS.get(u32::from(port) / PORTS_PER_WORD) {
             Some(word) => PortClass::of(*word, port),
             None => PortClass::Ignored,
         }
-    }
-
-    #[inline(always)]
-    fn port(&self) -> u16 {
-        self.destination.port.to_host()
     }
 
     #[inline(always)]
@@ -78,14 +74,10 @@ impl<H: SockAddr> Facts for ConnectFacts<'_, H> {
     }
 
     #[inline(always)]
-    fn policy(&self) -> Answer {
+    fn policy(&self) -> Opinion {
         let key = policy::v6_key(self.destination.address);
-        Answer(apart::policy_answer(key.high, key.low, u32::from(self.family)))
-    }
-
-    #[inline(always)]
-    fn port_rule(&self, index: u16) -> Option<PortRule> {
-        maps::PORT_RULES.get(u32::from(index)).copied()
+        let port = u32::from(self.destination.port.to_host());
+        Opinion(apart::opinion_of_address(key.high, key.low, u32::from(self.family), port))
     }
 
     #[inline(always)]

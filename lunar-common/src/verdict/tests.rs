@@ -1,7 +1,6 @@
 use super::*;
-use Question::{
-    Endpoints, Exempt, First, Fitness as FitnessOf, Forced, LeaseFresh, Policy, Port, PortRuleOf, Suitable,
-};
+use crate::policy::{Answer, PortRule};
+use Question::{Endpoints, Exempt, First, Fitness as FitnessOf, Forced, LeaseFresh, Policy, Suitable};
 use core::cell::RefCell;
 
 /// What the verdict asked.
@@ -11,8 +10,6 @@ enum Question {
     Exempt,
     LeaseFresh,
     Policy,
-    PortRuleOf(u16),
-    Port,
     DryRun,
     Forced,
     Endpoints,
@@ -27,9 +24,7 @@ struct Connect {
     class: PortClass,
     exempt: bool,
     lease_fresh: bool,
-    answer: Answer,
-    /// The rule with index 1.
-    rule: PortRule,
+    opinion: Opinion,
     dry_run: bool,
     forced: bool,
     /// `None`: the socket cannot reach it.
@@ -51,8 +46,7 @@ impl Connect {
             class: PortClass::Intercepted,
             exempt: false,
             lease_fresh: true,
-            answer: Answer::new(true, 0),
-            rule: PortRule::default(),
+            opinion: wanted(),
             dry_run: false,
             forced: false,
             endpoints: vec![FIT],
@@ -89,17 +83,9 @@ impl Facts for Connect {
         self.ask(LeaseFresh);
         self.lease_fresh
     }
-    fn policy(&self) -> Answer {
+    fn policy(&self) -> Opinion {
         self.ask(Policy);
-        self.answer
-    }
-    fn port_rule(&self, index: u16) -> Option<PortRule> {
-        self.ask(PortRuleOf(index));
-        (index == 1).then_some(self.rule)
-    }
-    fn port(&self) -> u16 {
-        self.ask(Port);
-        PORT
+        self.opinion
     }
     fn dry_run(&self) -> bool {
         self.ask(Question::DryRun);
@@ -135,11 +121,17 @@ impl EndpointFacts for Connect {
     }
 }
 
-fn rule(extra: &[u16], blocked: &[u16]) -> PortRule {
+/// What an entry without a port of its own says of an address.
+fn wanted() -> Opinion {
+    Opinion::of(Answer::new(true, 0), None, PORT)
+}
+
+/// What entries with these ports say, of an address that is `wanted` or not.
+fn opinion(wanted: bool, extra: &[u16], blocked: &[u16]) -> Opinion {
     let mut rule = PortRule::default();
     rule.extra[..extra.len()].copy_from_slice(extra);
     rule.blocked[..blocked.len()].copy_from_slice(blocked);
-    rule
+    Opinion::of(Answer::new(wanted, 1), Some(&rule), PORT)
 }
 
 fn reason(connect: &Connect) -> Reason {
@@ -155,7 +147,7 @@ const STEPS: [Step; 10] = [
     (Reason::TlsDirect, |c| c.class = PortClass::TlsDirect),
     (Reason::Exempt, |c| c.exempt = true),
     (Reason::LeaseStale, |c| c.lease_fresh = false),
-    (Reason::Policy, |c| c.answer = Answer::new(false, 0)),
+    (Reason::Policy, |c| c.opinion = Opinion::NONE),
     (Reason::DryRun, |c| c.dry_run = true),
     (Reason::Unsuitable, |c| c.endpoints.fill(UNSUITABLE)),
     (Reason::Forced, |c| c.forced = true),
@@ -202,7 +194,8 @@ fn each_step_gives_its_reason_and_asks_nothing_further() {
 #[test]
 fn what_passes_every_step_is_redirected() {
     let connect = Connect::passing();
-    let redirected = Verdict { reason: Reason::Redirected, nth: 0, ticket: Ticket(7), missing: None };
+    let redirected =
+        Verdict { reason: Reason::Redirected, nth: 0, ticket: Ticket(7), missing: None, opinion: wanted() };
     assert_eq!(decide(&connect), redirected);
     assert_eq!(*connect.asked.borrow(), QUESTIONS);
 }
@@ -227,38 +220,34 @@ fn the_earlier_of_two_steps_decides() {
 
 #[test]
 fn a_port_of_entries_is_intercepted_only_where_one_adds_it() {
-    let by_entry =
-        |answer, rule| Connect::with(|c| (c.class, c.answer, c.rule) = (PortClass::ByEntry, answer, rule));
-    for (answer, rule, expected) in [
-        (Answer::new(true, 0), rule(&[], &[]), Reason::NotIntercepted),
-        (Answer::new(false, 0), rule(&[], &[]), Reason::NotIntercepted),
-        (Answer::new(true, 1), rule(&[80, 8444], &[]), Reason::NotIntercepted),
-        (Answer::new(true, 1), rule(&[80, PORT], &[]), Reason::Redirected),
-        (Answer::new(true, 1), rule(&[1, 2, 3, 4, 5, 6, 7, PORT], &[]), Reason::Redirected),
-        (Answer::new(true, 1), rule(&[PORT], &[PORT]), Reason::Policy),
-        (Answer::new(true, 1), rule(&[], &[PORT]), Reason::NotIntercepted),
-        (Answer::new(false, 1), rule(&[PORT], &[]), Reason::Policy),
-        // A rule that is not there adds nothing: fail open.
-        (Answer::new(true, 2), rule(&[PORT], &[]), Reason::NotIntercepted),
+    let by_entry = |opinion| Connect::with(|c| (c.class, c.opinion) = (PortClass::ByEntry, opinion));
+    for (opinion, expected) in [
+        (wanted(), Reason::NotIntercepted),
+        (Opinion::NONE, Reason::NotIntercepted),
+        (opinion(true, &[80, 8444], &[]), Reason::NotIntercepted),
+        (opinion(true, &[80, PORT], &[]), Reason::Redirected),
+        (opinion(true, &[1, 2, 3, 4, 5, 6, 7, PORT], &[]), Reason::Redirected),
+        (opinion(true, &[PORT], &[PORT]), Reason::Policy),
+        (opinion(true, &[], &[PORT]), Reason::NotIntercepted),
+        (opinion(false, &[PORT], &[]), Reason::Policy),
     ] {
-        assert_eq!(reason(&by_entry(answer, rule)), expected, "{answer:?} {rule:?}");
+        assert_eq!(reason(&by_entry(opinion)), expected, "{opinion:?}");
     }
-    // Step 1 comes first here too, and the address is looked up once.
-    let elsewhere = Connect { exempt: true, ..by_entry(Answer::new(true, 0), rule(&[], &[])) };
+    // Step 1 comes first here too, and the policy is asked once.
+    let elsewhere = Connect { exempt: true, ..by_entry(wanted()) };
     assert_eq!(reason(&elsewhere), Reason::NotIntercepted);
     assert_eq!(*elsewhere.asked.borrow(), [Question::PortClass, Policy]);
-    let exempt = Connect { exempt: true, ..by_entry(Answer::new(true, 1), rule(&[PORT], &[])) };
+    let exempt = Connect { exempt: true, ..by_entry(opinion(true, &[PORT], &[])) };
     assert_eq!(reason(&exempt), Reason::Exempt);
-    assert_eq!(*exempt.asked.borrow(), [Question::PortClass, Policy, PortRuleOf(1), Port, Exempt]);
-    let redirected = by_entry(Answer::new(true, 1), rule(&[PORT], &[]));
+    assert_eq!(*exempt.asked.borrow(), [Question::PortClass, Policy, Exempt]);
+    let redirected = by_entry(opinion(true, &[PORT], &[]));
     assert_eq!(reason(&redirected), Reason::Redirected);
     assert_eq!(redirected.asked.borrow().iter().filter(|q| **q == Policy).count(), 1);
 }
 
 #[test]
 fn a_blocked_port_stays_direct_and_the_others_do_not() {
-    let blocking =
-        |ports: &[u16]| Connect::with(|c| (c.answer, c.rule) = (Answer::new(true, 1), rule(&[], ports)));
+    let blocking = |ports: &[u16]| Connect::with(|c| c.opinion = opinion(true, &[], ports));
     assert_eq!(reason(&blocking(&[80, PORT])), Reason::Policy);
     assert_eq!(reason(&blocking(&[80, 8444])), Reason::Redirected);
     let dry = Connect { dry_run: true, ..blocking(&[PORT]) };
@@ -266,9 +255,25 @@ fn a_blocked_port_stays_direct_and_the_others_do_not() {
 }
 
 #[test]
+fn the_entry_that_decided_is_known_whatever_became_of_the_connect() {
+    let said = Opinion::of(Answer::new(true, 0).by(7), None, PORT);
+    for (expected, apply) in STEPS {
+        let mut connect = Connect::with(|c| c.opinion = said);
+        apply(&mut connect);
+        let asked = !matches!(
+            expected,
+            Reason::NotIntercepted | Reason::TlsDirect | Reason::Exempt | Reason::LeaseStale | Reason::Policy
+        );
+        assert_eq!(decide(&connect).opinion, if asked { said } else { Opinion::NONE }, "{expected:?}");
+    }
+    let blocked = Opinion::of(Answer::UNWANTED.block().by(8), None, PORT);
+    assert_eq!(decide(&Connect::with(|c| c.opinion = blocked)).opinion.entry(), 8);
+}
+
+#[test]
 fn with_no_endpoint_nothing_is_asked_of_one() {
     let connect = Connect::to(&[], 0);
-    assert_eq!(decide(&connect), Verdict::direct(Reason::Unsuitable));
+    assert_eq!(decide(&connect), Verdict { opinion: wanted(), ..Verdict::direct(Reason::Unsuitable) });
     assert!(!connect.asked.borrow().iter().any(|q| matches!(q, Suitable(_) | FitnessOf(_))));
 }
 
@@ -338,7 +343,8 @@ fn forced_only_where_an_endpoint_is_suitable() {
         ([UNSUITABLE, SILENT], Reason::Forced),
     ] {
         let connect = Connect { forced: true, ..Connect::to(&endpoints, 0) };
-        assert_eq!(decide(&connect), Verdict::direct(expected), "{endpoints:?}: nothing counts as a failure");
+        let direct = Verdict { opinion: wanted(), ..Verdict::direct(expected) };
+        assert_eq!(decide(&connect), direct, "{endpoints:?}: nothing counts as a failure");
         assert!(!connect.asked.borrow().iter().any(|q| matches!(q, FitnessOf(_))));
     }
 }
