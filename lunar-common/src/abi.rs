@@ -13,8 +13,10 @@ use crate::{
     verdict::REASONS,
 };
 
+pub mod maps;
+
 /// Version of the pinned maps: the `N` of `/sys/fs/bpf/lunar/vN`.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Endpoints that a configuration may name, and words of the failsafe.
 pub const MAX_ENDPOINTS: u32 = 8;
@@ -37,80 +39,6 @@ pub const EVENTS_BYTES: u32 = 256 * 1024;
 /// Port rules of a generation. A configuration that needs more is refused.
 pub const MAX_PORT_RULES: u32 = 4_096;
 
-/// The names of the maps, as in the kernel object and in the pins.
-pub mod maps {
-    /// [`super::Control`], one entry, mapped by the agent.
-    pub const CONTROL: &str = "CONTROL";
-    /// Failsafe words, by endpoint slot, mapped by the agent.
-    pub const FAILSAFE: &str = "FAILSAFE";
-    /// [`super::Endpoint`], by slot.
-    pub const ENDPOINTS: &str = "ENDPOINTS";
-    /// [`super::Syns`], by endpoint slot; the kernel's own.
-    pub const SYNS: &str = "SYNS";
-    /// [`super::TargetEntry`], by target slot.
-    pub const TARGETS: &str = "TARGETS";
-    /// [`super::Counters`], by target slot, per CPU.
-    pub const COUNTERS: &str = "COUNTERS";
-    /// [`super::Totals`], one entry, per CPU.
-    pub const TOTALS: &str = "TOTALS";
-    /// [`super::Attachment`], by cgroup.
-    pub const ATTACHMENTS: &str = "ATTACHMENTS";
-    /// [`super::Connection`], socket storage of the application's side.
-    pub const CONNECTIONS: &str = "CONNECTIONS";
-    /// [`super::RecordKey`] to the original [`crate::net::Destination`], between SYN and accept.
-    pub const RECORDS: &str = "RECORDS";
-    /// Original [`crate::net::Destination`], socket storage of the gateway's side.
-    pub const ACCEPTED: &str = "ACCEPTED";
-    /// tgid of the gateway's processes.
-    pub const EXEMPT: &str = "EXEMPT";
-    /// The gateway's listening sockets, by endpoint slot.
-    pub const LISTENERS: &str = "LISTENERS";
-    /// Sockets whose sends pass the `sk_msg` program, by cookie.
-    pub const SOCKETS: &str = "SOCKETS";
-    /// [`super::Event`]s to the agent.
-    pub const EVENTS: &str = "EVENTS";
-    /// [`crate::bar::Bar`] by target slot and endpoint slot, at [`crate::bar::place`], mapped.
-    pub const BARS: &str = "BARS";
-    /// [`super::Settings`], one entry.
-    pub const SETTINGS: &str = "SETTINGS";
-    /// Two bits per port, see [`crate::policy::PortClass`].
-    pub const PORTS: &str = "PORTS";
-    /// [`crate::policy::PortRule`], by index.
-    pub const PORT_RULES: &str = "PORT_RULES";
-    /// [`crate::policy::Outline`] of IPv4, in words of 32.
-    pub const OUTLINE_V4: &str = "OUTLINE_V4";
-    /// [`crate::policy::Outline`] of IPv6, in words of 32.
-    pub const OUTLINE_V6: &str = "OUTLINE_V6";
-    /// [`crate::policy::Bucket`]s of IPv4.
-    pub const BUCKETS_V4: &str = "BUCKETS_V4";
-    /// [`crate::policy::Bucket`]s of IPv6.
-    pub const BUCKETS_V6: &str = "BUCKETS_V6";
-    /// [`crate::policy::BoundaryV4`]s.
-    pub const BOUNDARIES_V4: &str = "BOUNDARIES_V4";
-    /// [`crate::policy::BoundaryV6`]s.
-    pub const BOUNDARIES_V6: &str = "BOUNDARIES_V6";
-
-    /// The maps that outlive an agent.
-    pub const STATE: [&str; 16] = [
-        CONTROL,
-        FAILSAFE,
-        ENDPOINTS,
-        SYNS,
-        BARS,
-        TARGETS,
-        COUNTERS,
-        TOTALS,
-        ATTACHMENTS,
-        CONNECTIONS,
-        RECORDS,
-        ACCEPTED,
-        EXEMPT,
-        LISTENERS,
-        SOCKETS,
-        EVENTS,
-    ];
-}
-
 /// What the agent and a person change while the programs run. Each field is read and written as one. The first two are
 /// in the same place in every version: a bypass survives also an agent of another.
 #[repr(C)]
@@ -127,8 +55,10 @@ pub struct Control {
     pub reserved: i64,
     /// Cookie of the network namespace of the agent, in which local endpoints are; 0 before the first agent.
     pub home: u64,
+    /// Secret key of the tags of DNS questions, made by the first agent.
+    pub dns_key: [u64; 2],
     /// Always zero.
-    pub pad: [u64; 4],
+    pub pad: [u64; 2],
 }
 
 /// What one configuration says, as far as the kernel needs it.
@@ -157,8 +87,12 @@ pub struct Settings {
     pub endpoints: [u8; MAX_ENDPOINTS as usize],
     /// Index of the handoff, see [`handoff`].
     pub handoff: u32,
-    /// Always zero.
-    pub pad: u32,
+    /// Number of the entries of addresses and names whose hits are counted, and one.
+    pub counted_entries: u32,
+    /// The least time for which a DNS answer is believed.
+    pub min_ttl: SpanNs,
+    /// And for how long beyond that.
+    pub dns_grace: SpanNs,
 }
 
 impl Settings {
@@ -181,6 +115,12 @@ pub mod flag {
     pub const EXEMPT_PROCESSES: u32 = 1 << 3;
     /// An endpoint is reachable from one network namespace only.
     pub const NAMESPACES: u32 = 1 << 4;
+    /// The policy has names.
+    pub const NAMES: u32 = 1 << 5;
+    /// It wants some: a connect to an address that nothing is known of may be a miss.
+    pub const NAMES_WANTED: u32 = 1 << 6;
+    /// Where a TCP connect to port 443 would be redirected, UDP is refused.
+    pub const REFUSE_QUIC: u32 = 1 << 7;
 }
 
 /// Values of [`Settings::handoff`].
@@ -260,6 +200,8 @@ pub struct Attachment {
     pub target: u32,
     /// See [`nesting`].
     pub nesting: u32,
+    /// Id of the cgroup, by which its DNS answers are kept.
+    pub cgroup: u64,
 }
 
 /// Bits of [`Attachment::nesting`]. The programs of an inner cgroup run first (kernel/bpf/cgroup.c,
@@ -286,8 +228,12 @@ pub struct Counters {
     pub abandoned: u64,
     /// DNS answers read.
     pub dns_answers: u64,
-    /// Answers for wanted names that could not be used.
+    /// Answers for wanted names that could not be used, and connects made before their address was known to be wanted.
     pub dns_misses: u64,
+    /// Connects that went direct because their address serves both a wanted and a blocked name.
+    pub shared: u64,
+    /// UDP connects and sends refused so that the application falls back to TCP.
+    pub quic_refused: u64,
 }
 
 /// Counters of the whole, on one CPU.
@@ -313,6 +259,12 @@ pub struct Totals {
     pub headers_failed: u64,
     /// Redirected connects that failed before a packet left: no route, or no free port.
     pub unsent: u64,
+    /// DNS answers that nobody had asked for, or not like that.
+    pub dns_unasked: u64,
+    /// DNS messages to sockets that had asked which are no proper answer.
+    pub dns_malformed: u64,
+    /// DNS questions forgotten because one socket had too many under way.
+    pub dns_forgotten: u64,
 }
 
 /// State of a redirected connect. The discriminants lie in [`Connection::phase`].
@@ -420,13 +372,13 @@ pub mod event {
 
 const _: () = {
     assert!(size_of::<Control>() == 64);
-    assert!(size_of::<Settings>() == 64);
+    assert!(size_of::<Settings>() == 80);
     assert!(size_of::<Endpoint>() == 512);
     assert!(size_of::<Syns>() == 64);
     assert!(size_of::<TargetEntry>() == 1296);
-    assert!(size_of::<Attachment>() == 8);
-    assert!(size_of::<Counters>() == 128);
-    assert!(size_of::<Totals>() == 72);
+    assert!(size_of::<Attachment>() == 16);
+    assert!(size_of::<Counters>() == 192);
+    assert!(size_of::<Totals>() == 96);
     assert!(size_of::<Connection>() == 64);
     assert!(size_of::<RecordKey>() == 48);
     assert!(size_of::<Event>() == 56);

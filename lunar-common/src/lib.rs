@@ -5,7 +5,9 @@
 
 pub mod abi;
 pub mod bar;
+pub mod dns;
 pub mod failsafe;
+pub mod names;
 pub mod net;
 pub mod opinion;
 pub mod policy;

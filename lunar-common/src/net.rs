@@ -96,6 +96,19 @@ impl Address {
         self.words[3]
     }
 
+    /// The words in two numbers, for functions that take only such.
+    #[inline(always)]
+    pub const fn halves(self) -> [u64; 2] {
+        let [a, b, c, d] = self.words;
+        [(a as u64) << 32 | b as u64, (c as u64) << 32 | d as u64]
+    }
+
+    /// Out of those two numbers.
+    #[inline(always)]
+    pub const fn from_halves([high, low]: [u64; 2]) -> Self {
+        Self { words: [(high >> 32) as u32, high as u32, (low >> 32) as u32, low as u32] }
+    }
+
     /// The words in network byte order.
     #[inline(always)]
     pub const fn words(self) -> [u32; 4] {

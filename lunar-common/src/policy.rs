@@ -17,8 +17,10 @@ use crate::net::Address;
 /// Buckets of a family: one per value of the top 16 bits.
 pub const BUCKETS: u32 = 1 << 16;
 
-/// Steps of the binary search: enough for 2^20 boundaries in one bucket.
-pub const SEARCH_STEPS: u32 = 20;
+/// Steps of the binary search: enough for 2^20 boundaries in one bucket. Of 64 bits, so that the counter has a stack slot of
+/// its own where registers are short: half a slot is forgotten when the other half is written, and then the kernel's
+/// verifier sees a loop without end.
+pub const SEARCH_STEPS: u64 = 20;
 
 /// The most extra or blocked ports that one address can have.
 pub const PORTS_PER_RULE: usize = 8;

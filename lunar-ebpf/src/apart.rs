@@ -9,8 +9,10 @@ use lunar_common::{
     abi::{Control, Endpoint, Event, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS, Settings, endpoint, event},
     bar::{self, Bar},
     failsafe::{self, Attempt, Outcome, Step, Ticket, Word},
+    names::{self, LearnedKey, Place},
+    net::Address,
     opinion::Opinion,
-    policy::{self, Family, V4, V6},
+    policy::{self, Answer, Family, V4, V6},
     syn,
     time::KtimeNs,
     verdict::{self, EndpointFacts, Fitness, Reason},
@@ -184,8 +186,40 @@ pub extern "C" fn opinion_of_address(high: u64, low: u64, family: u32, port: u32
             policy::search(key, bucket, |i| maps::BOUNDARIES_V6.get(i).copied())
         })
     };
+    opinion(answer, port).0
+}
+
+/// What an answer says of a port in host order.
+#[inline(always)]
+fn opinion(answer: Answer, port: u32) -> Opinion {
     let rule = if answer.rule() == 0 { None } else { maps::PORT_RULES.get(u32::from(answer.rule())) };
-    Opinion::of(answer, rule, port as u16).0
+    Opinion::of(answer, rule, port as u16)
+}
+
+/// The raw [`Opinion`] that the names of an address (its four words, in two numbers) have, as the target with this cgroup's id
+/// knows it, and as the agent does, with a port in host order at `now` (nanoseconds).
+#[unsafe(no_mangle)]
+pub extern "C" fn opinion_of_names(cgroup: u64, high: u64, low: u64, port: u32, now: u64) -> u32 {
+    let address = Address::from_halves([high, low]);
+    let of_target = names_known(&LearnedKey { cgroup, address }, port, KtimeNs(now));
+    let of_agent = names_known(&LearnedKey { cgroup: 0, address }, port, KtimeNs(now));
+    of_target.and(of_agent).of_all_names().0
+}
+
+#[inline(always)]
+fn names_known(key: &LearnedKey, port: u32, now: KtimeNs) -> Opinion {
+    let Some(learned) = maps::LEARNED.get_ptr(key) else { return Opinion::NONE };
+    let mut all = Opinion::NONE;
+    for place in 0..names::PLACES {
+        // SAFETY: the place is within the array of the live map value.
+        let place = Place(load(unsafe { &raw const (*learned).places[place] }));
+        if place.holds(now)
+            && let Some(name) = maps::NAME_ANSWERS.get(place.pattern())
+        {
+            all = all.and(opinion(name.get(), port));
+        }
+    }
+    all
 }
 
 /// Enters the result of a connect (`failed` 0 or 1) into the word of its endpoint, and tells of a transition.

@@ -13,9 +13,6 @@ use crate::{apart, atomic, context::SockAddr, count, facts::ConnectFacts, maps};
 /// Decides and acts. Nothing that goes wrong here keeps the connection from its original destination.
 #[inline(always)]
 pub fn connect<H: SockAddr>(hook: &H) {
-    if !hook.is_tcp() {
-        return;
-    }
     let attachment = maps::attachment();
     if attachment.target == 0 {
         return;
@@ -36,8 +33,7 @@ pub fn connect<H: SockAddr>(hook: &H) {
     let now = maps::now();
     let destination = hook.destination();
     let family = destination.address.family();
-    let target = attachment.target;
-    let facts = ConnectFacts { hook, settings, control, target, destination, family, now };
+    let facts = ConnectFacts { hook, settings, control, attachment, destination, family, now };
     let verdict = decide(&facts);
     if let Some((nth, ticket)) = verdict.missing {
         apart::settle(apart::slot(settings, nth), ticket.0, 1);
@@ -51,6 +47,10 @@ pub fn connect<H: SockAddr>(hook: &H) {
     };
     leave_mark(attachment, sk);
     count::verdict(attachment.target, reason);
+    count::policy(attachment.target, verdict.opinion);
+    if reason == Reason::Policy && !verdict.opinion.blocked() && settings.flags & flag::NAMES_WANTED != 0 {
+        count::unknown(attachment.cgroup, destination.address, now);
+    }
     // Compiled into nothing unless the agent logs at debug level: the level is read-only data.
     debug!(
         hook.context(),

@@ -11,7 +11,8 @@ use aya_ebpf::{
     helpers::{
         bpf_get_socket_cookie,
         generated::{
-            bpf_get_netns_cookie, bpf_get_retval, bpf_getsockopt, bpf_setsockopt, bpf_skc_to_tcp_sock,
+            bpf_get_netns_cookie, bpf_get_retval, bpf_getsockopt, bpf_set_retval, bpf_setsockopt,
+            bpf_skc_to_tcp_sock,
         },
     },
     programs::{SkMsgContext, SockAddrContext, SockOpsContext, SockoptContext},
@@ -22,6 +23,12 @@ use lunar_common::net::{Address, Destination, NetworkOrder};
 const STREAM: u32 = 1;
 /// `IPPROTO_TCP` and `SOL_TCP`.
 const TCP: u32 = 6;
+/// `SOCK_DGRAM`.
+const DGRAM: u32 = 2;
+/// `IPPROTO_UDP`.
+const UDP: u32 = 17;
+/// What a refused UDP connect or send returns: what a closed port would give, after which clients of HTTP/3 turn to TCP.
+const ECONNREFUSED: i32 = 111;
 /// `TCP_SYNCNT` of `SOL_TCP`.
 const TCP_SYNCNT: i32 = 7;
 
@@ -68,6 +75,12 @@ pub trait SockAddr {
     #[inline(always)]
     fn is_tcp(&self) -> bool {
         field!(self.context().sock_addr, protocol) == TCP && field!(self.context().sock_addr, type_) == STREAM
+    }
+
+    /// Whether this is UDP.
+    #[inline(always)]
+    fn is_udp(&self) -> bool {
+        field!(self.context().sock_addr, protocol) == UDP && field!(self.context().sock_addr, type_) == DGRAM
     }
 
     /// The socket.
@@ -289,6 +302,13 @@ pub fn argument<const N: usize>(ctx: &SockOpsContext) -> u32 {
 pub fn refused_already() -> bool {
     // SAFETY: no argument; connect hooks may call it from 6.1 on (`cgroup_common_func_proto`).
     unsafe { bpf_get_retval() != 0 }
+}
+
+/// Has the connect or send of this hook fail as at a closed port, if the program refuses it.
+#[inline(always)]
+pub fn refuse() {
+    // SAFETY: no pointer is passed; these hooks may call it (`cgroup_common_func_proto`).
+    unsafe { bpf_set_retval(-ECONNREFUSED) };
 }
 
 /// What a `sock_ops` call answers.

@@ -3,7 +3,9 @@
 use aya_ebpf::{bindings::bpf_sock, helpers::bpf_get_current_pid_tgid};
 use lunar_common::{
     abi::{Connection, Event, event, flag},
-    net::Destination,
+    names::Missed,
+    net::{Address, Destination},
+    opinion::Opinion,
     time::KtimeNs,
     verdict::Reason,
 };
@@ -13,13 +15,21 @@ use crate::{apart, context, maps};
 /// Adds one to a counter of a target; `target` is its slot + 1.
 macro_rules! of_target {
     ($target:expr, $($field:tt)+) => {
-        if let Some(counters) = $crate::maps::COUNTERS.get_ptr_mut($target.wrapping_sub(1)) {
-            // SAFETY: the value is live for the whole program; only the address of the field is taken.
-            $crate::atomic::add(unsafe { &raw mut (*counters).$($field)+ }, 1);
-        }
+        $crate::count::add_of_target!($target, 1, $($field)+)
     };
 }
 pub(crate) use of_target;
+
+/// Adds to a counter of a target; `target` is its slot + 1.
+macro_rules! add_of_target {
+    ($target:expr, $value:expr, $($field:tt)+) => {
+        if let Some(counters) = $crate::maps::COUNTERS.get_ptr_mut($target.wrapping_sub(1)) {
+            // SAFETY: the value is live for the whole program; only the address of the field is taken.
+            $crate::atomic::add(unsafe { &raw mut (*counters).$($field)+ }, $value);
+        }
+    };
+}
+pub(crate) use add_of_target;
 
 /// Adds one to a counter of the whole.
 macro_rules! of_all {
@@ -38,6 +48,30 @@ pub fn verdict(target: u32, reason: Reason) {
     let index = reason as usize;
     if index < lunar_common::verdict::REASONS {
         of_target!(target, verdicts[index]);
+    }
+}
+
+/// Counts what the policy's entries made of a connect.
+#[inline(always)]
+pub fn policy(target: u32, opinion: Opinion) {
+    if opinion.shared() {
+        of_target!(target, shared);
+    }
+    if opinion.entry() != 0
+        && let Some(hits) = maps::HITS.get_ptr_mut(opinion.entry())
+    {
+        crate::atomic::add(hits, 1);
+    }
+}
+
+/// Remembers a connect that went direct because nothing was known of its address: that may turn out to be wanted.
+#[inline(always)]
+pub fn unknown(cgroup: u64, address: Address, now: KtimeNs) {
+    let (tag, place) = Missed::tag(cgroup, address);
+    if let Some(missed) = maps::MISSED.get_ptr_mut(place) {
+        let noted = crate::atomic::load(missed).noted(tag, now);
+        // SAFETY: a live map value. Two that write at a time lose one of their connects, or the place to the other.
+        unsafe { *missed = noted };
     }
 }
 

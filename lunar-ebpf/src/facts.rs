@@ -2,7 +2,7 @@
 
 use aya_ebpf::Global;
 use lunar_common::{
-    abi::{Control, Settings, flag},
+    abi::{Attachment, Control, Settings, flag},
     net::Destination,
     opinion::Opinion,
     policy::{self, PORTS_PER_WORD, PortClass},
@@ -36,8 +36,8 @@ pub struct ConnectFacts<'a, H> {
     pub settings: &'a Settings,
     /// What changes at run time.
     pub control: *mut Control,
-    /// Slot + 1 of the target.
-    pub target: u32,
+    /// The target.
+    pub attachment: Attachment,
     /// Where the application means to go.
     pub destination: Destination,
     /// 4 or 6: the family of `destination`.
@@ -77,7 +77,12 @@ impl<H: SockAddr> Facts for ConnectFacts<'_, H> {
     fn policy(&self) -> Opinion {
         let key = policy::v6_key(self.destination.address);
         let port = u32::from(self.destination.port.to_host());
-        Opinion(apart::opinion_of_address(key.high, key.low, u32::from(self.family), port))
+        let opinion = Opinion(apart::opinion_of_address(key.high, key.low, u32::from(self.family), port));
+        if self.settings.flags & flag::NAMES == 0 || opinion.blocked() {
+            return opinion;
+        }
+        let [high, low] = self.destination.address.halves();
+        opinion.and(Opinion(apart::opinion_of_names(self.attachment.cgroup, high, low, port, self.now.0)))
     }
 
     #[inline(always)]
@@ -93,6 +98,6 @@ impl<H: SockAddr> Facts for ConnectFacts<'_, H> {
         let reaches = !bound && !context::refused_already() && self.hook.permits(self.family);
         let family = if reaches { u32::from(self.family) } else { 0 };
         let netns = if self.settings.flags & flag::NAMESPACES != 0 { self.hook.netns() } else { 0 };
-        Verdict::unpack(apart::choose_endpoint(family, netns, self.target, self.now.0))
+        Verdict::unpack(apart::choose_endpoint(family, netns, self.attachment.target, self.now.0))
     }
 }

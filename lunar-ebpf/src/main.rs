@@ -2,7 +2,7 @@
 //! the module it calls, and what it decides is in `lunar-common`.
 //!
 //! Every program fails open: what it cannot find, store or understand leaves the connection as the application
-//! made it. No program here ever refuses a `connect(2)`.
+//! made it. None ever refuses a TCP `connect(2)`; UDP is refused with `quic = "refuse"` only, where TCP would be redirected.
 #![no_std]
 #![no_main]
 // The BPF target has no `AtomicU64::compare_exchange`; the intrinsics below it exist (see `atomic`).
@@ -16,33 +16,73 @@ mod atomic;
 mod connect;
 mod context;
 mod count;
+mod dns;
 mod facts;
 mod handshake;
 mod header;
 mod listening;
 mod maps;
 mod peer;
+mod udp;
 
 use aya_ebpf::{
     bindings::{BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_TCP_LISTEN_CB},
-    macros::{cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sk_msg, sock_ops},
-    programs::{SkMsgContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext},
+    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sk_msg, sock_ops},
+    programs::{SkBuffContext, SkMsgContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext},
 };
+
+use context::SockAddr;
 
 /// What a cgroup program returns to let the call go on.
 const ALLOW: i32 = 1;
+/// What it returns to have the call fail.
+const REFUSE: i32 = 0;
 
 /// `connect(2)` of an IPv4 socket of a target: the verdict.
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
-    connect::connect(&context::V4(ctx));
-    ALLOW
+    connect(&context::V4(ctx))
 }
 
 /// `connect(2)` of an IPv6 socket of a target, v4-mapped destinations included: the verdict.
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
-    connect::connect(&context::V6(ctx));
+    connect(&context::V6(ctx))
+}
+
+#[inline(always)]
+fn connect<H: SockAddr>(hook: &H) -> i32 {
+    if hook.is_tcp() {
+        connect::connect(hook);
+    } else if hook.is_udp() && !udp::to(hook) {
+        return REFUSE;
+    }
+    ALLOW
+}
+
+/// A send of an IPv4 UDP socket of a target to an address that it names.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    if udp::to(&context::V4(ctx)) { ALLOW } else { REFUSE }
+}
+
+/// A send of an IPv6 UDP socket of a target to an address that it names.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    if udp::to(&context::V6(ctx)) { ALLOW } else { REFUSE }
+}
+
+/// A packet that leaves a target: DNS questions are remembered.
+#[cgroup_skb(egress)]
+pub fn questions(ctx: SkBuffContext) -> i32 {
+    let _nothing = dns::question::remember(&ctx);
+    ALLOW
+}
+
+/// A packet that comes to a target, before its socket gets it: DNS answers are learned from.
+#[cgroup_skb(ingress)]
+pub fn answers(ctx: SkBuffContext) -> i32 {
+    let _nothing = dns::answer::learn(&ctx);
     ALLOW
 }
 

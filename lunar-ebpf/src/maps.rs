@@ -8,20 +8,22 @@
 use core::cell::UnsafeCell;
 
 use aya_ebpf::{
+    Global,
     bindings::{
-        BPF_F_MMAPABLE, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_def,
+        BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_map_def,
         bpf_map_type::BPF_MAP_TYPE_SOCKMAP,
     },
     btf_maps::SkStorage,
     helpers::{
         bpf_ktime_get_coarse_ns,
         generated::{
-            bpf_map_delete_elem, bpf_map_lookup_elem, bpf_sk_release, bpf_sk_storage_get, bpf_sock_map_update,
+            bpf_map_delete_elem, bpf_map_lookup_elem, bpf_sk_fullsock, bpf_sk_release, bpf_sk_storage_get,
+            bpf_sock_map_update,
         },
     },
     macros::{btf_map, map},
-    maps::{Array, CgroupStorage, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash},
-    programs::SockOpsContext,
+    maps::{Array, CgroupStorage, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash},
+    programs::{SkBuffContext, SockOpsContext},
 };
 use lunar_common::{
     abi::{
@@ -29,7 +31,11 @@ use lunar_common::{
         MAX_ENDPOINTS, MAX_EXEMPT, MAX_PORT_RULES, MAX_RECORDS, MAX_SOCKETS, MAX_TARGETS, RecordKey,
         Settings, Syns, TargetEntry, Totals,
     },
-    bar,
+    bar, dns,
+    names::{
+        Learned, LearnedKey, MAX_LEARNED, MISSED_PLACES, Missed, NameAnswer, NameCounts, Named, NamedKey,
+        Resolver,
+    },
     net::Destination,
     policy::{BLOCKS, BLOCKS_PER_WORD, BUCKETS, BoundaryV4, BoundaryV6, Bucket, PORTS_PER_WORD, PortRule},
     time::KtimeNs,
@@ -83,6 +89,17 @@ static LISTENERS: Listeners = Listeners(UnsafeCell::new(bpf_map_def {
 pub static SOCKETS: SockHash<u64> = SockHash::with_max_entries(MAX_SOCKETS, 0);
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
+#[btf_map]
+static RESOLVERS: SkStorage<Resolver> = SkStorage::new();
+/// Not preallocated: most machines need a hundredth of it.
+#[map]
+pub static LEARNED: HashMap<LearnedKey, Learned> = HashMap::with_max_entries(MAX_LEARNED, BPF_F_NO_PREALLOC);
+#[map]
+pub static NAMED: HashMap<NamedKey, Named> = HashMap::with_max_entries(MAX_LEARNED, BPF_F_NO_PREALLOC);
+#[map]
+pub static NAME_COUNTS: Array<NameCounts> = Array::with_max_entries(MAX_TARGETS, BPF_F_MMAPABLE);
+#[map]
+pub static MISSED: Array<Missed> = Array::with_max_entries(MISSED_PLACES, BPF_F_MMAPABLE);
 
 #[map]
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
@@ -103,6 +120,39 @@ pub static BUCKETS_V6: Array<Bucket> = Array::with_max_entries(BUCKETS, BPF_F_MM
 pub static BOUNDARIES_V4: Array<BoundaryV4> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static BOUNDARIES_V6: Array<BoundaryV6> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// And of these three, to what its names and entries need.
+#[map]
+pub static NAMES: LpmTrie<[u8; dns::name::KEY], u32> = LpmTrie::with_max_entries(1, 0);
+#[map]
+pub static NAME_ANSWERS: Array<NameAnswer> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+/// Where a name is turned round. Answers come in softirqs, which do not interrupt each other on a CPU.
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+/// What stands for a packet's socket and attachment where `BPF_PROG_TEST_RUN` runs a program: it has neither.
+#[map]
+static TRIAL: Array<Trial> = Array::with_max_entries(1, 0);
+
+/// Set by the tests before loading: 1 where `TRIAL` stands for socket and attachment.
+#[unsafe(no_mangle)]
+static ON_TRIAL: Global<u8> = Global::new(0);
+
+/// A name on its way from the wire to the policy.
+#[repr(C)]
+pub struct Scratch {
+    /// As it will be kept, if it is wanted.
+    pub named: Named,
+    /// The key of the look-up, see [`dns::name`].
+    pub space: [u8; dns::name::SPACE],
+}
+
+/// Of the tests.
+#[repr(C)]
+pub struct Trial {
+    attachment: Attachment,
+    resolver: Resolver,
+}
 
 /// The time. The coarse clock lags by up to a tick, which no deadline here minds, and costs a fifth.
 #[inline(always)]
@@ -128,6 +178,55 @@ pub fn control() -> Option<*mut Control> {
 pub fn attachment() -> Attachment {
     // SAFETY: the kernel made the storage when it attached the program; it is never null.
     unsafe { *ATTACHMENTS.get_ptr_mut() }
+}
+
+/// The same, in a program that sees packets.
+#[inline(always)]
+pub fn attachment_of_packet() -> Attachment {
+    if ON_TRIAL.load() != 0
+        && let Some(trial) = TRIAL.get(0)
+    {
+        return trial.attachment;
+    }
+    attachment()
+}
+
+/// What the socket of a packet remembers of its questions.
+#[inline(always)]
+pub fn resolver_of_packet(ctx: &SkBuffContext) -> Option<*mut Resolver> {
+    if ON_TRIAL.load() != 0 {
+        // SAFETY: a live map value; only the field's address is taken.
+        return TRIAL.get_ptr_mut(0).map(|trial| unsafe { &raw mut (*trial).resolver });
+    }
+    // SAFETY: the helper checks the socket, and storage lives as long as the packet holds it.
+    let resolver = unsafe {
+        let sk = (*ctx.skb.skb).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return None;
+        }
+        let sk = bpf_sk_fullsock(sk);
+        if sk.is_null() {
+            return None;
+        }
+        bpf_sk_storage_get((&raw const RESOLVERS).cast_mut().cast(), sk.cast(), core::ptr::null_mut(), 0)
+    };
+    if resolver.is_null() { None } else { Some(resolver.cast()) }
+}
+
+/// What a socket that sends to a DNS server remembers, made if it is not there.
+#[inline(always)]
+pub fn resolver_or_new<T>(sk: *mut T) -> Option<&'static mut Resolver> {
+    // SAFETY: as in `connection_or_new`.
+    unsafe {
+        bpf_sk_storage_get(
+            (&raw const RESOLVERS).cast_mut().cast(),
+            sk.cast(),
+            core::ptr::null_mut(),
+            BPF_SK_STORAGE_GET_F_CREATE.into(),
+        )
+        .cast::<Resolver>()
+        .as_mut()
+    }
 }
 
 /// What a socket remembers of its connect. `sk` is a socket or, in `sock_release`, the context.

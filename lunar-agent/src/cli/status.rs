@@ -17,6 +17,7 @@ use crate::{
         attach::{self, Owner},
         layout::text,
         pins::Pins,
+        program::Program,
         state::State,
     },
     targets::cgroup::Cgroup,
@@ -88,12 +89,13 @@ pub(super) fn from_pins(root: &Path) -> anyhow::Result<Status> {
     let state = State::open(&pins)?;
     let mut knowledge = Knowledge::default();
     let links = pins.link_paths()?;
+    let programs = Program::of_target(state.settings()?.flags);
     env!("CARGO_PKG_VERSION").clone_into(&mut knowledge.agent.version);
     Ok(read(&state, knowledge, |slot, entry| {
         let path = text(&entry.path, entry.path_len);
         if !Cgroup::at(Path::new(&path)).is_ok_and(|c| c.id == entry.cgroup_id) {
             Some("its cgroup is gone".to_owned())
-        } else if !attach::complete(&links, &pins, Owner::Target(slot)) {
+        } else if !attach::complete(&links, &pins, Owner::Target(slot), &programs) {
             Some("some of its pinned links were removed".to_owned())
         } else {
             None

@@ -15,7 +15,6 @@ use crate::{
         KernelError,
         attach::{self, Owner},
         layout::{now, put_text, span},
-        program::Program,
     },
     targets::{
         cgroup::{Cgroup, CgroupError},
@@ -108,7 +107,7 @@ impl Agent {
             &mut self.state,
             &self.generation,
             owner,
-            &Program::TARGET,
+            self.generation.of_target(),
             &target.cgroup,
             attachment,
         );
@@ -117,6 +116,7 @@ impl Agent {
             self.state.set_target(target.slot, before)?;
             return Err(e);
         }
+        attach::detach_others(&self.pins, owner, self.generation.of_target())?;
         Ok(())
     }
 
@@ -233,7 +233,8 @@ impl Agent {
         // Links that cannot be listed are not known to be missing.
         let pinned = self.pins.link_paths().ok();
         let complete = |slot| {
-            pinned.as_ref().is_none_or(|pinned| attach::complete(pinned, &self.pins, Owner::Target(slot)))
+            let programs = self.generation.of_target();
+            pinned.as_ref().is_none_or(|p| attach::complete(p, &self.pins, Owner::Target(slot), programs))
         };
         for target in self.targets.iter() {
             let problem = if !target.cgroup.exists() {

@@ -242,7 +242,7 @@ pub fn owners(pins: &Pins) -> Result<Vec<Owner>, KernelError> {
     Ok(owners)
 }
 
-/// Whether all links of an owner are among those that are pinned.
-pub fn complete(pinned: &HashSet<PathBuf>, pins: &Pins, owner: Owner) -> bool {
-    owner.programs().iter().all(|p| pinned.contains(&pins.link(&owner.name(), p.name())))
+/// Whether an owner's links to these programs are all among those that are pinned.
+pub fn complete(pinned: &HashSet<PathBuf>, pins: &Pins, owner: Owner, programs: &[Program]) -> bool {
+    programs.iter().all(|p| pinned.contains(&pins.link(&owner.name(), p.name())))
 }

@@ -39,6 +39,8 @@ const KERNEL_LOG_DEBUG: u8 = 4;
 /// The loaded programs of one configuration.
 pub struct Generation {
     programs: HashMap<Program, OwnedFd>,
+    /// What each target gets of them.
+    of_target: Vec<Program>,
     settings: OwnedFd,
     sockets: OwnedFd,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -57,6 +59,7 @@ impl Generation {
         kernel_log: bool,
     ) -> Result<Self, KernelError> {
         state::check_pins(pins)?;
+        let of_target = Program::of_target(settings.flags);
         let mut ebpf = load_object(pins, tables, capabilities, kernel_log)?;
         fill(&mut ebpf, settings, tables)?;
         let mut programs = HashMap::new();
@@ -73,7 +76,7 @@ impl Generation {
         } else {
             None
         };
-        Ok(Self { programs, settings, sockets, logger })
+        Ok(Self { programs, of_target, settings, sockets, logger })
     }
 
     /// Makes this the generation that `status` reads, and its program the one that pushes PROXY headers.
@@ -88,6 +91,11 @@ impl Generation {
         )
         .map_err(KernelError::sys("attach", Program::ProxyHeader.name()))?;
         pins::replace(self.settings.as_fd(), &pins.map(maps::SETTINGS))
+    }
+
+    /// The programs that a target gets.
+    pub fn of_target(&self) -> &[Program] {
+        &self.of_target
     }
 
     /// A program's descriptor.
@@ -181,6 +189,7 @@ fn load_program(ebpf: &mut Ebpf, program: Program) -> Result<OwnedFd, KernelErro
     let loaded = ebpf.program_mut(name).ok_or_else(|| refused(ProgramError::NotLoaded))?;
     let fd: &ProgramFd = match loaded {
         AyaProgram::CgroupSockAddr(p) => p.load().and_then(|()| p.fd()),
+        AyaProgram::CgroupSkb(p) => p.load().and_then(|()| p.fd()),
         AyaProgram::CgroupSock(p) => p.load().and_then(|()| p.fd()),
         AyaProgram::CgroupSockopt(p) => p.load().and_then(|()| p.fd()),
         AyaProgram::SockOps(p) => p.load().and_then(|()| p.fd()),

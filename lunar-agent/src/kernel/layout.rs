@@ -5,6 +5,7 @@ use std::{io, time::Duration};
 use aya::Pod;
 use lunar_common::{
     abi::{Attachment, Control, Counters, Endpoint, Settings, Syns, TargetEntry, Totals},
+    names::{Learned, LearnedKey, NameAnswer, Named, NamedKey},
     policy::{BoundaryV4, BoundaryV6, Bucket, PortRule},
     time::{KtimeNs, SpanNs},
 };
@@ -36,7 +37,12 @@ pod!(
     PortRule,
     Bucket,
     BoundaryV4,
-    BoundaryV6
+    BoundaryV6,
+    Learned,
+    LearnedKey,
+    NameAnswer,
+    Named,
+    NamedKey
 );
 
 /// Now, on the clock of the kernel's programs.

@@ -1,6 +1,7 @@
 //! The programs of the kernel object: their names, hooks, and where each belongs.
 
 use aya_obj::generated::bpf_attach_type;
+use lunar_common::abi::flag;
 
 /// A program of the kernel object.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -17,6 +18,14 @@ pub enum Program {
     Connect4,
     /// The verdict, IPv6.
     Connect6,
+    /// DNS questions of a target.
+    Questions,
+    /// DNS answers to a target.
+    Answers,
+    /// UDP sends to an address, IPv4.
+    Sendmsg4,
+    /// UDP sends to an address, IPv6.
+    Sendmsg6,
     /// `sock_ops` of the gateway.
     Accepted,
     /// `getsockopt(2)` of the gateway.
@@ -26,19 +35,34 @@ pub enum Program {
 }
 
 impl Program {
-    /// What a target gets, in the order of attachment: the verdict last, when all that follows it is in place.
+    /// What a target can get, in the order of attachment: the verdict last, when all that follows it is in place.
     /// Detached the other way round.
-    pub const TARGET: [Self; 6] = [
+    pub const TARGET: [Self; 10] = [
         Self::Handshake,
         Self::SockRelease,
         Self::Getpeername4,
         Self::Getpeername6,
+        Self::Questions,
+        Self::Answers,
+        Self::Sendmsg4,
+        Self::Sendmsg6,
         Self::Connect4,
         Self::Connect6,
     ];
 
-    /// Those of a target's that decide; the others follow what was decided.
-    pub const VERDICTS: [Self; 2] = [Self::Connect4, Self::Connect6];
+    /// Those of a target's that decide; the others follow what was decided, or learn.
+    pub const VERDICTS: [Self; 4] = [Self::Sendmsg4, Self::Sendmsg6, Self::Connect4, Self::Connect6];
+
+    /// What a target gets under settings with these flags: its UDP is left alone where nobody asks about it.
+    pub fn of_target(flags: u32) -> Vec<Self> {
+        let names = flags & flag::NAMES != 0;
+        let needed = |program: &Self| match program {
+            Self::Questions | Self::Answers => names,
+            Self::Sendmsg4 | Self::Sendmsg6 => names || flags & flag::REFUSE_QUIC != 0,
+            _ => true,
+        };
+        Self::TARGET.into_iter().filter(needed).collect()
+    }
 
     /// What a gateway's cgroup gets where it asks for original destinations.
     pub const GATEWAY: [Self; 2] = [Self::OriginalDst, Self::Accepted];
@@ -61,6 +85,10 @@ impl Program {
             Self::Getpeername6 => "getpeername6",
             Self::Connect4 => "connect4",
             Self::Connect6 => "connect6",
+            Self::Questions => "questions",
+            Self::Answers => "answers",
+            Self::Sendmsg4 => "sendmsg4",
+            Self::Sendmsg6 => "sendmsg6",
             Self::Accepted => "accepted",
             Self::OriginalDst => "original_dst",
             Self::ProxyHeader => "proxy_header",
@@ -76,6 +104,10 @@ impl Program {
             Self::Getpeername6 => bpf_attach_type::BPF_CGROUP_INET6_GETPEERNAME,
             Self::Connect4 => bpf_attach_type::BPF_CGROUP_INET4_CONNECT,
             Self::Connect6 => bpf_attach_type::BPF_CGROUP_INET6_CONNECT,
+            Self::Questions => bpf_attach_type::BPF_CGROUP_INET_EGRESS,
+            Self::Answers => bpf_attach_type::BPF_CGROUP_INET_INGRESS,
+            Self::Sendmsg4 => bpf_attach_type::BPF_CGROUP_UDP4_SENDMSG,
+            Self::Sendmsg6 => bpf_attach_type::BPF_CGROUP_UDP6_SENDMSG,
             Self::OriginalDst => bpf_attach_type::BPF_CGROUP_GETSOCKOPT,
             Self::ProxyHeader => bpf_attach_type::BPF_SK_MSG_VERDICT,
         }
@@ -83,6 +115,20 @@ impl Program {
 
     /// Whether it asks which target its cgroup is.
     pub const fn knows_target(self) -> bool {
-        matches!(self, Self::Handshake | Self::SockRelease | Self::Connect4 | Self::Connect6)
+        match self {
+            Self::Handshake
+            | Self::SockRelease
+            | Self::Connect4
+            | Self::Connect6
+            | Self::Questions
+            | Self::Answers
+            | Self::Sendmsg4
+            | Self::Sendmsg6 => true,
+            Self::Getpeername4
+            | Self::Getpeername6
+            | Self::Accepted
+            | Self::OriginalDst
+            | Self::ProxyHeader => false,
+        }
     }
 }

@@ -19,6 +19,7 @@ use lunar_common::{
         MAX_TARGETS, RecordKey, Settings, Syns, TargetEntry, Totals, maps,
     },
     bar::{self, Bar},
+    names::{self, Learned, LearnedKey, Missed, NameCounts, Named, NamedKey, Resolver},
     net::Destination,
 };
 
@@ -56,6 +57,11 @@ fn shape(name: &str) -> Shape {
         maps::LISTENERS => of::<u32, u64>(MAX_ENDPOINTS * LISTENERS_PER_ENDPOINT),
         maps::SOCKETS => of::<u64, u32>(abi::MAX_SOCKETS),
         maps::EVENTS => (0, 0, abi::EVENTS_BYTES),
+        maps::RESOLVERS => of::<u32, Resolver>(0),
+        maps::LEARNED => of::<LearnedKey, Learned>(names::MAX_LEARNED),
+        maps::NAMED => of::<NamedKey, Named>(names::MAX_LEARNED),
+        maps::NAME_COUNTS => of::<u32, NameCounts>(MAX_TARGETS),
+        maps::MISSED => of::<u32, Missed>(names::MISSED_PLACES),
         other => unreachable!("{other} is not a state map"),
     }
 }
@@ -347,6 +353,8 @@ fn sum_counters(cpus: impl Iterator<Item = Counters>) -> Counters {
         sum.abandoned = sum.abandoned.saturating_add(cpu.abandoned);
         sum.dns_answers = sum.dns_answers.saturating_add(cpu.dns_answers);
         sum.dns_misses = sum.dns_misses.saturating_add(cpu.dns_misses);
+        sum.shared = sum.shared.saturating_add(cpu.shared);
+        sum.quic_refused = sum.quic_refused.saturating_add(cpu.quic_refused);
         sum
     })
 }
@@ -362,6 +370,9 @@ fn sum_totals(cpus: impl Iterator<Item = Totals>) -> Totals {
         headers_pushed: sum.headers_pushed.saturating_add(cpu.headers_pushed),
         headers_failed: sum.headers_failed.saturating_add(cpu.headers_failed),
         unsent: sum.unsent.saturating_add(cpu.unsent),
+        dns_unasked: sum.dns_unasked.saturating_add(cpu.dns_unasked),
+        dns_malformed: sum.dns_malformed.saturating_add(cpu.dns_malformed),
+        dns_forgotten: sum.dns_forgotten.saturating_add(cpu.dns_forgotten),
     })
 }
 

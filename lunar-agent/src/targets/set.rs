@@ -169,6 +169,7 @@ impl TargetSet {
         let has_outer = self.targets.iter().any(|t| t.cgroup.contains(&target.cgroup));
         Attachment {
             target: target.slot + 1,
+            cgroup: target.cgroup.id,
             nesting: (if has_inner { nesting::HAS_INNER } else { 0 })
                 | (if has_outer { nesting::HAS_OUTER } else { 0 }),
         }

@@ -1,0 +1,112 @@
+//! One pattern that an address is known by.
+
+use crate::time::KtimeNs;
+
+/// Patterns that one address can be known by at one time. A fifth is not stored, which is a miss.
+pub const PLACES: usize = 4;
+
+/// A pattern's id and until when it holds, in one word: bits 0 to 23 the id, above it the time in units of 2^20 ns (about a
+/// millisecond). 0: free.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Place(pub u64);
+
+const ID_BITS: u32 = 24;
+const UNIT: u32 = 20;
+
+impl Place {
+    /// Ids are less.
+    pub const PATTERNS: u32 = 1 << ID_BITS;
+
+    /// A pattern that holds until `expires`, rounded down to the unit.
+    #[inline(always)]
+    pub const fn new(pattern: u32, expires: KtimeNs) -> Self {
+        Self(expires.0 >> UNIT << ID_BITS | (pattern & (Self::PATTERNS - 1)) as u64)
+    }
+
+    /// The pattern.
+    #[inline(always)]
+    pub const fn pattern(self) -> u32 {
+        self.0 as u32 & (Self::PATTERNS - 1)
+    }
+
+    /// Until when it holds.
+    #[inline(always)]
+    pub const fn expires(self) -> KtimeNs {
+        KtimeNs(self.0 >> ID_BITS << UNIT)
+    }
+
+    /// Whether it holds at `now`.
+    #[inline(always)]
+    pub const fn holds(self, now: KtimeNs) -> bool {
+        self.0 >> ID_BITS > now.0 >> UNIT
+    }
+}
+
+/// Where and what to write so that the pattern holds until `expires`: in its own place, never for a shorter time than now, or
+/// in one that holds no longer. `None`: all are taken by others.
+#[inline(always)]
+pub fn put(places: &[u64; PLACES], pattern: u32, expires: KtimeNs, now: KtimeNs) -> Option<(usize, Place)> {
+    let new = Place::new(pattern, expires);
+    let mut free = None;
+    let mut own = None;
+    for (i, place) in places.iter().enumerate() {
+        let place = Place(*place);
+        if place.pattern() == pattern && place.0 != 0 {
+            own = Some((i, place));
+        } else if free.is_none() && !place.holds(now) {
+            free = Some(i);
+        }
+    }
+    match own {
+        // The ids are equal, so the later of two is the greater word.
+        Some((i, place)) => Some((i, if place.0 > new.0 { place } else { new })),
+        None => free.map(|i| (i, new)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_place_keeps_its_parts(pattern in 0..Place::PATTERNS, expires in 0..u64::MAX >> 4, now in 0..u64::MAX >> 4) {
+            let place = Place::new(pattern, KtimeNs(expires));
+            prop_assert_eq!(place.pattern(), pattern);
+            prop_assert!(place.expires().0 <= expires && expires - place.expires().0 < 1 << UNIT);
+            prop_assert_eq!(place.holds(KtimeNs(now)), now < place.expires().0);
+        }
+
+        /// Whatever is put one after the other is there afterwards, as long as not more than four patterns hold at once.
+        #[test]
+        fn what_was_put_holds(steps in proptest::collection::vec((0_u32..6, 1_u64..50, 0_u64..20), 1..60)) {
+            let at = |ms: u64| KtimeNs(ms << UNIT);
+            let (mut places, mut now) = ([0; PLACES], 1);
+            let mut model = std::collections::BTreeMap::<u32, u64>::new();
+            for (pattern, lasting, pause) in steps {
+                now += pause;
+                model.retain(|_, until| *until > now);
+                let room = model.contains_key(&pattern) || model.len() < PLACES;
+                match put(&places, pattern, at(now + lasting), at(now)) {
+                    Some((i, place)) => {
+                        prop_assert!(room);
+                        places[i] = place.0;
+                        let until = model.entry(pattern).or_default();
+                        *until = (*until).max(now + lasting);
+                    }
+                    None => prop_assert!(!room, "{places:?} {model:?}"),
+                }
+                let held: std::collections::BTreeMap<u32, u64> = places
+                    .iter()
+                    .map(|p| Place(*p))
+                    .filter(|p| p.holds(at(now)))
+                    .map(|p| (p.pattern(), p.expires().0 >> UNIT))
+                    .collect();
+                prop_assert_eq!(&held, &model);
+            }
+        }
+    }
+}

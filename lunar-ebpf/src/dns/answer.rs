@@ -1,0 +1,125 @@
+//! Answers on their way in, read before the application gets them.
+
+use aya_ebpf::{bindings::__sk_buff, programs::SkBuffContext};
+use lunar_common::{
+    abi::Settings,
+    dns::{
+        Header,
+        records::{Found, MOST, Records, STEPS},
+    },
+    names::expiry,
+    time::KtimeNs,
+};
+
+use super::{
+    learn::{self, Name},
+    packet::{Packet, Payload, Way},
+    question, repeat,
+};
+use crate::{count, maps};
+
+/// Learns what a packet to a target's socket tells of names that the policy has.
+#[inline(always)]
+pub fn learn(ctx: &SkBuffContext) -> Option<()> {
+    let packet = Packet::read(ctx, Way::In)?;
+    let attachment = maps::attachment_of_packet();
+    let resolver = maps::resolver_of_packet(ctx)?;
+    // SAFETY: live storage.
+    let target = unsafe { (*resolver).target };
+    if target == 0 || target != attachment.target {
+        return None;
+    }
+    let message = &packet.message;
+    let read = Header::read(message).filter(|h| h.replies()).and_then(|h| {
+        let (tag, end) = question::tag(message, h.id, &packet.server)?;
+        Some((h, tag, end))
+    });
+    let Some((header, tag, end)) = read else {
+        count::of_all!(dns_malformed);
+        return None;
+    };
+    let now = maps::now();
+    if !question::take(resolver, tag, now) {
+        count::of_all!(dns_unasked);
+        return None;
+    }
+    count::of_target!(target, dns_answers);
+    if !header.found() {
+        return None;
+    }
+    let pattern = learn::pattern(message, end)?;
+    let answer = maps::NAME_ANSWERS.get(pattern).copied().unwrap_or_default();
+    let (skb, from) = message.parts();
+    let records = u64::from(end + question::TAIL) << 32 | u64::from(u32::from(header.answers).min(MOST));
+    let from = u64::from(from) << 32 | u64::from(message.length());
+    let name = u64::from(target) << 32 | u64::from(pattern);
+    let whole = learn_addresses(skb, from, records, attachment.cgroup, name) != 0;
+    // What was cut off may be known to the agent; what could not be kept is not.
+    let cut = header.truncated() && answer.known == 0 || u32::from(header.answers) > MOST;
+    if (!whole || cut) && answer.get().wanted() {
+        count::of_target!(target, dns_misses);
+    }
+    Some(())
+}
+
+struct RecordWalk<'a> {
+    message: Payload,
+    records: Records,
+    settings: &'a Settings,
+    name: Name,
+    wanted: u32,
+    whole: u32,
+    now: KtimeNs,
+}
+
+/// Every address was kept.
+const KEPT: u32 = 1;
+/// The end of the answer was reached.
+const ENDED: u32 = 2;
+
+unsafe extern "C" fn next_record(_: u32, walk: *mut RecordWalk<'_>) -> i64 {
+    // SAFETY: `repeat` passes what it was given.
+    let walk = unsafe { &mut *walk };
+    match walk.records.step(&walk.message, walk.message.length()) {
+        Found::Nothing => 0,
+        Found::Address(address, ttl) => {
+            let expires = expiry(walk.now, ttl, walk.settings.min_ttl, walk.settings.dns_grace);
+            if !learn::keep(&walk.name, address, expires, walk.wanted != 0, walk.now) {
+                walk.whole &= !KEPT;
+            }
+            0
+        }
+        Found::End => {
+            walk.whole |= ENDED;
+            1
+        }
+        Found::Bad => 1,
+    }
+}
+
+/// Keeps the addresses of an answer; says whether it was read to its end and all were kept. Each argument is two numbers:
+/// where in the packet the message begins and its length; where in the message the records begin and how many there are;
+/// the target's slot + 1 and the pattern.
+#[unsafe(no_mangle)]
+pub extern "C" fn learn_addresses(
+    skb: *mut __sk_buff,
+    message: u64,
+    records: u64,
+    cgroup: u64,
+    name: u64,
+) -> u32 {
+    let Some(settings) = maps::settings() else { return 0 };
+    let name = Name { cgroup, target: (name >> 32) as u32, pattern: name as u32 };
+    let answer = maps::NAME_ANSWERS.get(name.pattern).copied().unwrap_or_default();
+    let mut walk = RecordWalk {
+        message: Payload::new(skb, (message >> 32) as u32, message as u32),
+        records: Records::new((records >> 32) as u32, records as u32),
+        settings,
+        name,
+        wanted: u32::from(answer.get().wanted()),
+        whole: KEPT,
+        now: maps::now(),
+    };
+    repeat(STEPS, next_record, &mut walk);
+    u32::from(walk.whole == KEPT | ENDED)
+}

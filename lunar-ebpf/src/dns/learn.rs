@@ -1,0 +1,197 @@
+//! From a name to the policy's pattern, and from an address to the table of those that are known.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_ANY, BPF_NOEXIST},
+    maps::lpm_trie::Key,
+};
+use lunar_common::{
+    dns::{
+        self,
+        name::{END, KEY, Letter, Letters},
+        question::LONGEST_NAME,
+    },
+    names::{Learned, LearnedKey, MAX_LEARNED_PER_TARGET, Missed, NamedKey, PLACES, Place, put},
+    net::Address,
+    time::KtimeNs,
+};
+
+use super::{packet::Payload, repeat};
+use crate::{
+    atomic::{self, load},
+    count, maps,
+};
+
+/// The name that an answer is about, by what the policy makes of it.
+#[derive(Clone, Copy)]
+pub struct Name {
+    /// Id of the cgroup of the target that asked.
+    pub cgroup: u64,
+    /// Its slot + 1.
+    pub target: u32,
+    /// Id of the pattern.
+    pub pattern: u32,
+}
+
+struct LetterWalk {
+    scratch: *mut maps::Scratch,
+    letters: Letters,
+    /// Bytes of the key.
+    length: u32,
+}
+
+unsafe extern "C" fn next_letter(i: u32, walk: *mut LetterWalk) -> i64 {
+    // SAFETY: `repeat` passes what it was given.
+    let walk = unsafe { &mut *walk };
+    if i >= LONGEST_NAME {
+        return 1;
+    }
+    // SAFETY: the masks keep both places inside their arrays, of 256 and 520 bytes; without `black_box`, LLVM moves the
+    // subtraction out of the verifier's sight.
+    unsafe {
+        let byte = (*walk.scratch).named.wire.as_ptr().add(i as usize & 0xff).read();
+        match walk.letters.step(byte) {
+            Letter::Write(letter) => {
+                let place = core::hint::black_box(END as u32 - i) as usize & 0x1ff;
+                (*walk.scratch).space.as_mut_ptr().add(place).write(letter);
+                0
+            }
+            Letter::End => {
+                walk.length = i;
+                1
+            }
+            Letter::Bad => 1,
+        }
+    }
+}
+
+/// The pattern that the name of a question matches, given where it ends in the message; `None` if none does. Leaves the
+/// name in the scratch space for [`keep`].
+#[inline(always)]
+pub fn pattern(message: &Payload, end: u32) -> Option<u32> {
+    let (skb, at) = message.parts();
+    match pattern_of_name(skb, at, end) {
+        0 => None,
+        found => Some(found - 1),
+    }
+}
+
+/// That pattern + 1, or 0.
+#[unsafe(no_mangle)]
+pub extern "C" fn pattern_of_name(skb: *mut __sk_buff, at: u32, end: u32) -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
+    // SAFETY: a live map value of this CPU, and answers come in softirqs.
+    let named = unsafe { &mut (*scratch).named };
+    let length = end.wrapping_sub(dns::HEADER);
+    if !Payload::new(skb, at, 0).copy(dns::HEADER, &mut named.wire, length) {
+        return 0;
+    }
+    named.length = length;
+    let mut walk = LetterWalk { scratch, letters: Letters::default(), length: 0 };
+    repeat(LONGEST_NAME, next_letter, &mut walk);
+    let length = core::hint::black_box(walk.length) & 0xff;
+    if length == 0 {
+        return 0;
+    }
+    let start = END + 1 - length as usize;
+    // SAFETY: `length` is 1 to 255, so the key begins between 6 and 260, and has its 4 + 256 bytes in the space of 524; the
+    // length before it may be unaligned.
+    unsafe {
+        let space = (&raw mut (*scratch).space).cast::<u8>();
+        space.add(END).write(0);
+        let key = space.add(start - 4);
+        key.cast::<u32>().write_unaligned(length * 8);
+        maps::NAMES.get(&*key.cast::<Key<[u8; KEY]>>()).map_or(0, |pattern| *pattern + 1)
+    }
+}
+
+/// Keeps an address of the name that was found last; says whether there was room. If it is `wanted` and was not known
+/// before, the connects that were made to it lately were misses.
+#[inline(always)]
+pub fn keep(name: &Name, address: Address, expires: KtimeNs, wanted: bool, now: KtimeNs) -> bool {
+    let key = LearnedKey { cgroup: name.cgroup, address };
+    let kept = match enter(name, &key, expires, now) {
+        Kept::Not => return false,
+        kept => kept,
+    };
+    if kept == Kept::New {
+        if let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) {
+            let key = NamedKey { cgroup: name.cgroup, address, pattern: name.pattern, pad: 0 };
+            // SAFETY: as in `pattern`.
+            let named = unsafe { &mut (*scratch).named };
+            named.since = now;
+            // Without it `policy show` has no name for the address, and nothing else is lost.
+            let _shown = maps::NAMED.insert(&key, &*named, BPF_ANY.into());
+        }
+        if wanted {
+            missed(name, address, now);
+        }
+    }
+    true
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// It was known.
+    Known,
+    /// It was not.
+    New,
+    /// There was no room.
+    Not,
+}
+
+#[inline(always)]
+fn enter(name: &Name, key: &LearnedKey, expires: KtimeNs, now: KtimeNs) -> Kept {
+    if let Some(learned) = maps::LEARNED.get_ptr_mut(key) {
+        return extend(learned, name.pattern, expires, now);
+    }
+    let Some(counts) = maps::NAME_COUNTS.get_ptr_mut(name.target.wrapping_sub(1)) else { return Kept::Not };
+    // SAFETY: a live map value; only the field's address is taken.
+    let count = unsafe { &raw mut (*counts).known };
+    if load(count) >= MAX_LEARNED_PER_TARGET {
+        return Kept::Not;
+    }
+    let mut new = Learned::default();
+    new.places[0] = Place::new(name.pattern, expires).0;
+    if maps::LEARNED.insert(key, &new, BPF_NOEXIST.into()).is_ok() {
+        atomic::add(count, 1);
+        return Kept::New;
+    }
+    // Another CPU was faster, or there is no room.
+    match maps::LEARNED.get_ptr_mut(key) {
+        Some(learned) => extend(learned, name.pattern, expires, now),
+        None => Kept::Not,
+    }
+}
+
+/// Enters the pattern into an address that is known.
+#[inline(always)]
+fn extend(learned: *mut Learned, pattern: u32, expires: KtimeNs, now: KtimeNs) -> Kept {
+    // Once more if another CPU or the agent changes the same place meanwhile.
+    for _ in 0..2 {
+        // SAFETY: a live map value; read word by word.
+        let places: [u64; PLACES] =
+            core::array::from_fn(|i| load(unsafe { &raw const (*learned).places[i] }));
+        let Some((i, place)) = put(&places, pattern, expires, now) else { return Kept::Not };
+        let i = i & (PLACES - 1);
+        let was = Place(places[i]);
+        // SAFETY: as above; the place is within the array.
+        if was == place || atomic::swap(unsafe { &raw mut (*learned).places[i] }, was.0, place.0) {
+            let known = was.pattern() == pattern && was.holds(now);
+            return if known { Kept::Known } else { Kept::New };
+        }
+    }
+    Kept::Not
+}
+
+/// Counts the connects of a target that were made lately to an address that turns out to be wanted.
+#[inline(always)]
+fn missed(name: &Name, address: Address, now: KtimeNs) {
+    let (tag, place) = Missed::tag(name.cgroup, address);
+    let Some(missed) = maps::MISSED.get_ptr_mut(place) else { return };
+    let count = load(missed).recent(tag, now);
+    if count != 0 {
+        // SAFETY: a live map value.
+        unsafe { (*missed).tag = 0 };
+        count::add_of_target!(name.target, count, dns_misses);
+    }
+}

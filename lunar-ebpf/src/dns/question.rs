@@ -1,0 +1,181 @@
+//! Questions on their way out: who asked what of whom, so that only the answer to that is believed.
+
+use aya_ebpf::{bindings::__sk_buff, programs::SkBuffContext};
+use lunar_common::{
+    dns::{
+        self, Header,
+        question::{LABELS, Labels, Tag, Tagger, WORDS, Walk},
+    },
+    names::{Asked, Resolver},
+    net::{Address, Destination, NetworkOrder},
+    time::KtimeNs,
+};
+
+use super::{
+    packet::{Packet, Payload, Way},
+    repeat,
+};
+use crate::{
+    atomic::{self, load},
+    count, maps,
+};
+
+/// Remembers the question of a packet that a target's socket sends. Runs in the sender's context, where others may come in
+/// between: nothing here is shared but the socket's own storage.
+#[inline(always)]
+pub fn remember(ctx: &SkBuffContext) -> Option<()> {
+    let packet = Packet::read(ctx, Way::Out)?;
+    let attachment = maps::attachment_of_packet();
+    let resolver = maps::resolver_of_packet(ctx)?;
+    // SAFETY: live storage; the fields were written by the hook of the same call.
+    let (target, server) = unsafe { ((*resolver).target, (*resolver).server) };
+    if target == 0 || target != attachment.target {
+        return None;
+    }
+    let header = Header::read(&packet.message)?;
+    if !header.asks() {
+        return None;
+    }
+    let now = maps::now();
+    let (asked, _) = tag(&packet.message, header.id, &server)?;
+    enter(resolver, asked, now);
+    // Others may have sent it elsewhere than the application meant (a service's address turned into one of its servers'):
+    // it is that server's answer that comes. Where a port was rewritten too, it is turned back before the answer is seen.
+    if packet.server.port.to_host() == dns::PORT && packet.server != server {
+        let (asked, _) = tag(&packet.message, header.id, &packet.server)?;
+        enter(resolver, asked, now);
+    }
+    Some(())
+}
+
+/// Puts a question where its answer will look for it.
+#[inline(always)]
+fn enter(resolver: *mut Resolver, tag: Tag, now: KtimeNs) {
+    for nth in 0..Asked::probes() {
+        if enter_at(resolver, Asked::place(tag, nth), tag, now, false) {
+            return;
+        }
+    }
+    // All are taken: the first has to give way.
+    enter_at(resolver, Asked::place(tag, 0), tag, now, true);
+    count::of_all!(dns_forgotten);
+}
+
+#[inline(always)]
+fn enter_at(resolver: *mut Resolver, place: usize, tag: Tag, now: KtimeNs, anyhow: bool) -> bool {
+    // SAFETY: the place is within the array of the live storage; only its fields' addresses are taken.
+    let (word, at) = unsafe {
+        let asked = &raw mut (*resolver).asked[place];
+        (&raw mut (*asked).tag, &raw mut (*asked).at)
+    };
+    let was = load(word);
+    if was != tag.0 && !anyhow && !(Asked { tag: was, at: load(at) }).is_free(now) {
+        return false;
+    }
+    // SAFETY: as above, aligned; written first, since whoever finds the tag believes the time.
+    unsafe { at.write_volatile(now) };
+    was == tag.0 || atomic::swap(word, was, tag.0)
+}
+
+/// Whether the socket waits for the answer to this question; if so, it waits no longer.
+#[inline(always)]
+pub fn take(resolver: *mut Resolver, tag: Tag, now: KtimeNs) -> bool {
+    for nth in 0..Asked::probes() {
+        // SAFETY: as in `enter_at`.
+        let asked = unsafe { &raw mut (*resolver).asked[Asked::place(tag, nth)] };
+        // SAFETY: as in `enter_at`.
+        let (word, at) = unsafe { (&raw mut (*asked).tag, &raw const (*asked).at) };
+        if load(word) == tag.0 && !(Asked { tag: tag.0, at: load(at) }).is_free(now) {
+            return atomic::swap(word, tag.0, 0);
+        }
+    }
+    false
+}
+
+/// Bytes of a question after its name: type and class.
+pub const TAIL: u32 = 4;
+
+struct LabelWalk {
+    message: Payload,
+    labels: Labels,
+    ended: u32,
+}
+
+unsafe extern "C" fn next_label(_: u32, walk: *mut LabelWalk) -> i64 {
+    // SAFETY: `repeat` passes what it was given.
+    let walk = unsafe { &mut *walk };
+    match walk.labels.step(&walk.message) {
+        Walk::On => 0,
+        end => {
+            walk.ended = u32::from(end == Walk::End);
+            1
+        }
+    }
+}
+
+struct TagWalk {
+    message: Payload,
+    tagger: Tagger,
+    ended: u32,
+}
+
+unsafe extern "C" fn next_word(nth: u32, walk: *mut TagWalk) -> i64 {
+    // SAFETY: `repeat` passes what it was given.
+    let walk = unsafe { &mut *walk };
+    match walk.tagger.step(&walk.message, nth) {
+        Walk::On => 0,
+        end => {
+            walk.ended = u32::from(end == Walk::End);
+            1
+        }
+    }
+}
+
+/// Where the name of the question ends in a message that begins at `at` of a packet; 0 if there is no proper one.
+#[unsafe(no_mangle)]
+pub extern "C" fn end_of_name(skb: *mut __sk_buff, at: u32) -> u32 {
+    let mut walk = LabelWalk { message: Payload::new(skb, at, 0), labels: Labels::new(), ended: 0 };
+    repeat(LABELS, next_label, &mut walk);
+    if walk.ended == 0 { 0 } else { walk.labels.at }
+}
+
+/// The raw [`Tag`] of that question, given where its name ends, the id and the server: the address' words in two numbers,
+/// and the port in the upper half of `port_and_id`. 0 if there is no proper question.
+#[unsafe(no_mangle)]
+pub extern "C" fn tag_of_question(
+    skb: *mut __sk_buff,
+    at_and_end: u64,
+    port_and_id: u32,
+    high: u64,
+    low: u64,
+) -> u64 {
+    let Some(control) = maps::control() else { return 0 };
+    // SAFETY: a live map value; the key is written once, before any question.
+    let key = unsafe { (*control).dns_key };
+    let message = Payload::new(skb, (at_and_end >> 32) as u32, 0);
+    let port = NetworkOrder::<u16>::from_raw((port_and_id >> 16) as u16);
+    let server = Destination::new(Address::from_halves([high, low]), port);
+    let tagger = Tagger::new(key, port_and_id as u16, &server, at_and_end as u32);
+    let mut walk = TagWalk { message, tagger, ended: 0 };
+    repeat(WORDS + 1, next_word, &mut walk);
+    if walk.ended == 0 {
+        return 0;
+    }
+    walk.tagger.end(&walk.message).map_or(0, |tag| tag.0)
+}
+
+/// The tag of a message's question, and where the name in it ends. [`dns::question::tag`], with the kernel's loops.
+#[inline(always)]
+pub fn tag(message: &Payload, id: u16, server: &Destination) -> Option<(Tag, u32)> {
+    let (skb, at) = message.parts();
+    let end = end_of_name(skb, at);
+    if end == 0 {
+        return None;
+    }
+    let [high, low] = server.address.halves();
+    let port_and_id = u32::from(server.port.raw()) << 16 | u32::from(id);
+    match tag_of_question(skb, u64::from(at) << 32 | u64::from(end), port_and_id, high, low) {
+        0 => None,
+        tag => Some((Tag(tag), end)),
+    }
+}
