@@ -14,8 +14,7 @@ use super::layer::{Layer, RawValue, Source};
 use super::problem::ConfigErrors;
 use super::show::Origin;
 use super::target;
-use crate::policy::entry::PolicyEntryProblem;
-use crate::policy::{PolicyEntry, PolicyEntryError};
+use crate::policy::{Host, PolicyEntry};
 use crate::targets::TargetSpec;
 
 /// A configuration in which every value is usable as it stands.
@@ -151,10 +150,14 @@ fn entries(c: &mut Checker<'_>, key: &'static str) -> Option<Vec<PolicyEntry>> {
 }
 
 fn entry(value: &RawValue) -> Result<PolicyEntry, Refusal> {
-    check::text(value)?.parse().map_err(|error: PolicyEntryError| match error.reason {
-        PolicyEntryProblem::Name => Refusal::not_built(error),
-        _ => Refusal::invalid(error),
-    })
+    let entry: PolicyEntry = check::parsed(value)?;
+    match entry.host {
+        Host::Net(_) => Ok(entry),
+        Host::Name(_) => Err(Refusal::not_built(format!(
+            "{:?} is a name; names in policy are not built yet; use addresses or CIDRs",
+            entry.to_string()
+        ))),
+    }
 }
 
 fn ports(c: &mut Checker<'_>) -> Option<Vec<u16>> {

@@ -57,9 +57,10 @@ pub(super) fn tables(
     let tls_direct = config.gateway.handoff == Handoff::Lunar;
     let policy = &config.policy;
     // Whoever connects to the gateway itself is there already; redirected, it would be told to connect to itself.
-    let gateway =
-        endpoints.iter().map(|e| PolicyEntry { net: e.address.ip().into(), port: Some(e.address.port()) });
-    let block: Vec<PolicyEntry> = policy.block.iter().copied().chain(gateway).collect();
+    let gateway = endpoints
+        .iter()
+        .map(|e| PolicyEntry { host: IpNet::from(e.address.ip()).into(), port: Some(e.address.port()) });
+    let block: Vec<PolicyEntry> = policy.block.iter().cloned().chain(gateway).collect();
     let rules =
         Rules { allow: &policy.allow, block: &block, ports: &policy.ports, tls_direct, internal: &internal };
     Ok(compile::compile(&rules)?)

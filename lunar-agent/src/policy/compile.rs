@@ -5,7 +5,7 @@
 //! where it ends and its parent goes on. Each network on the stack carries what it and all around it say together,
 //! so an answer is whole and nobody searches twice. O(n log n), for the sort.
 
-use super::entry::PolicyEntry;
+use super::entry::{Host, PolicyEntry};
 use super::{
     internal::INTERNAL,
     ports::{PortSet, PortTable, TooMany, rule},
@@ -166,8 +166,8 @@ struct Prefix {
 /// The prefixes of each family.
 fn prefixes(rules: &Rules<'_>) -> (Vec<Prefix>, Vec<Prefix>) {
     let internal = INTERNAL.iter().chain(rules.internal).map(|net| (net, Says::Internal));
-    let allow = rules.allow.iter().map(|entry| (&entry.net, Says::Allow(entry.port)));
-    let block = rules.block.iter().map(|entry| (&entry.net, Says::Block(entry.port)));
+    let allow = rules.allow.iter().filter_map(|entry| Some((net_of(entry)?, Says::Allow(entry.port))));
+    let block = rules.block.iter().filter_map(|entry| Some((net_of(entry)?, Says::Block(entry.port))));
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for (net, says) in internal.chain(allow).chain(block) {
         let length = net.prefix_len();
@@ -177,6 +177,13 @@ fn prefixes(rules: &Rules<'_>) -> (Vec<Prefix>, Vec<Prefix>) {
         }
     }
     (v4, v6)
+}
+
+fn net_of(entry: &PolicyEntry) -> Option<&IpNet> {
+    match &entry.host {
+        Host::Net(net) => Some(net),
+        Host::Name(_) => None,
+    }
 }
 
 /// What a network's entries and those of all networks around it say.

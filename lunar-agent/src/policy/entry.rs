@@ -6,16 +6,27 @@ use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// An address or a network, for every intercepted port or for one port.
+use super::pattern::{Pattern, PatternProblem};
+
+/// A name, an address or a network, for every intercepted port or for one port.
 ///
-/// The network is always in canonical form: host bits are zero and IPv4 is never written as v4-mapped IPv6, which is how the
-/// kernel programs look addresses up. Two entries that mean the same are therefore equal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// Always in canonical form, so two entries that mean the same are equal.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PolicyEntry {
-    /// The addresses; a single address is a network of full length.
-    pub net: IpNet,
+    /// Whom the entry speaks of.
+    pub host: Host,
     /// The only port that the entry speaks of, in host byte order, never 0; `None` is every intercepted port.
     pub port: Option<u16>,
+}
+
+/// Whom an entry speaks of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Host {
+    /// Addresses; a single one is a network of full length. Host bits are zero and IPv4 is never written as v4-mapped IPv6,
+    /// which is how the kernel programs look addresses up.
+    Net(IpNet),
+    /// A name, or all names below a suffix.
+    Name(Pattern),
 }
 
 /// Why a text is no [`PolicyEntry`].
@@ -32,24 +43,24 @@ pub struct PolicyEntryError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyEntryProblem {
     /// Nothing but white space.
-    #[error("is empty; write an address or a CIDR, or remove it")]
+    #[error("is empty; write a name, an address or a CIDR, or remove it")]
     Empty,
     /// White space or a control character inside.
     #[error("has white space inside; separate entries with commas")]
     InnerSpace,
     /// A URL.
-    #[error("is a URL; write only the address or CIDR, with an optional :port")]
+    #[error("is a URL; write only the name, address or CIDR, with an optional :port")]
     Url,
-    /// A host name or `*.suffix`, which a later version understands.
-    #[error("is a name; names in policy are not built yet; use addresses or CIDRs")]
-    Name,
-    /// A wildcard that is not `*.suffix`.
-    #[error("is not a usable wildcard; use addresses or CIDRs")]
-    Wildcard,
+    /// No usable name or `*.suffix`.
+    #[error(transparent)]
+    Name(PatternProblem),
+    /// A name with a slash after it.
+    #[error("has a slash after a name; write only the name, with an optional :port")]
+    Path,
     /// `[` without its `]`, something other than `:port` after it, or no IPv6 address within.
     #[error("has misplaced brackets; write [IPv6]:port or [IPv6/length]:port")]
     Brackets,
-    /// Neither an address nor anything that could be a name.
+    /// Meant to be an address, and none.
     #[error("is not an IPv4 or IPv6 address or CIDR, with an optional :port")]
     Address,
     /// The prefix length does not fit the address family.
@@ -76,15 +87,28 @@ impl FromStr for PolicyEntry {
 
 impl fmt::Display for PolicyEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let single = self.net.prefix_len() == self.net.max_prefix_len();
-        match (self.net, self.port, single) {
-            (net, None, true) => write!(f, "{}", net.addr()),
-            (net, None, false) => write!(f, "{net}"),
-            (IpNet::V4(net), Some(port), true) => write!(f, "{}:{port}", net.addr()),
-            (IpNet::V4(net), Some(port), false) => write!(f, "{net}:{port}"),
-            (IpNet::V6(net), Some(port), true) => write!(f, "[{}]:{port}", net.addr()),
-            (IpNet::V6(net), Some(port), false) => write!(f, "[{net}]:{port}"),
+        match (&self.host, self.port) {
+            (host, None) => write!(f, "{host}"),
+            // Without brackets the port would be a group of the address.
+            (host @ Host::Net(IpNet::V6(_)), Some(port)) => write!(f, "[{host}]:{port}"),
+            (host, Some(port)) => write!(f, "{host}:{port}"),
         }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(pattern) => write!(f, "{pattern}"),
+            Self::Net(net) if net.prefix_len() == net.max_prefix_len() => write!(f, "{}", net.addr()),
+            Self::Net(net) => write!(f, "{net}"),
+        }
+    }
+}
+
+impl From<IpNet> for Host {
+    fn from(net: IpNet) -> Self {
+        Self::Net(net)
     }
 }
 
@@ -107,7 +131,7 @@ fn parse(entry: &str) -> Result<PolicyEntry, PolicyEntryProblem> {
         let (addr, length) = split_length(inside);
         let addr: Ipv6Addr = addr.parse().map_err(|_| PolicyEntryProblem::Brackets)?;
         let net = network(addr.into(), length)?;
-        return Ok(PolicyEntry { net, port });
+        return Ok(PolicyEntry { host: Host::Net(net), port });
     }
     // Two colons can only be IPv6, which needs brackets to carry a port.
     let (host, port) = match entry.split_once(':') {
@@ -115,10 +139,23 @@ fn parse(entry: &str) -> Result<PolicyEntry, PolicyEntryProblem> {
         _ => (entry, None),
     };
     let (addr, length) = split_length(host);
-    match addr.parse::<IpAddr>() {
-        Ok(addr) => Ok(PolicyEntry { net: network(addr, length)?, port }),
-        Err(_) => Err(not_an_address(host)),
+    let host = match addr.parse::<IpAddr>() {
+        Ok(addr) => Host::Net(network(addr, length)?),
+        Err(_) => Host::Name(name(host)?),
+    };
+    Ok(PolicyEntry { host, port })
+}
+
+fn name(text: &str) -> Result<Pattern, PolicyEntryProblem> {
+    // What consists of digits and dots, or has colons left, was to be an address.
+    let (host, length) = split_length(text);
+    if host.bytes().all(|b| b.is_ascii_digit() || b == b'.') || host.contains(':') {
+        return Err(PolicyEntryProblem::Address);
     }
+    if length.is_some() {
+        return Err(PolicyEntryProblem::Path);
+    }
+    text.parse().map_err(PolicyEntryProblem::Name)
 }
 
 fn split_length(text: &str) -> (&str, Option<&str>) {
@@ -165,32 +202,10 @@ fn canonical(addr: IpAddr, length: u8) -> IpNet {
     }
 }
 
-fn not_an_address(host: &str) -> PolicyEntryProblem {
-    let name = match host.strip_prefix('*') {
-        Some(rest) => match rest.strip_prefix('.') {
-            Some(suffix) if is_like_a_name(suffix) => suffix,
-            _ => return PolicyEntryProblem::Wildcard,
-        },
-        None => host,
-    };
-    // Digits and dots alone are a mistyped IPv4 address, not a name.
-    if is_like_a_name(name) && !name.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
-        PolicyEntryProblem::Name
-    } else {
-        PolicyEntryProblem::Address
-    }
-}
-
-fn is_like_a_name(text: &str) -> bool {
-    let labels = text.strip_suffix('.').unwrap_or(text);
-    labels
-        .split('.')
-        .all(|label| !label.is_empty() && label.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_'))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::PolicyEntryProblem::{Address, Brackets, Empty, InnerSpace, Name, Url, Wildcard};
+    use super::PatternProblem::{Character, EmptyLabel, Idna, LongLabel, Numeric, Wildcard};
+    use super::PolicyEntryProblem::{Address, Brackets, Empty, InnerSpace, Name, Path, Url};
     use super::*;
     use proptest::prelude::*;
 
@@ -215,6 +230,12 @@ mod tests {
             ("::ffff:198.51.100.4/120", "198.51.100.0/24"),
             ("::ffff:0:0/96", "0.0.0.0/0"),
             ("::ffff:198.51.100.4/80", "::/80"),
+            (" API.Stripe.com ", "api.stripe.com"),
+            ("api.stripe.com.:8443", "api.stripe.com:8443"),
+            ("*.OpenAI.com", "*.openai.com"),
+            ("*.bücher.example:1", "*.xn--bcher-kva.example:1"),
+            ("internal.corp:8443", "internal.corp:8443"),
+            ("localhost", "localhost"),
         ] {
             let entry: PolicyEntry = given.parse().unwrap_or_else(|e| panic!("{given}: {e}"));
             assert_eq!(entry.to_string(), canonical, "{given}");
@@ -225,6 +246,7 @@ mod tests {
     fn refuses_what_is_no_entry() {
         let prefix = |length: &str, max| PolicyEntryProblem::Prefix { length: length.to_owned(), max };
         let port = |text: &str| PolicyEntryProblem::Port(text.to_owned());
+        let long = "a".repeat(64);
         for (given, reason) in [
             ("", Empty),
             (" \t ", Empty),
@@ -232,15 +254,25 @@ mod tests {
             ("1.2.3.4 :80", InnerSpace),
             ("http://x", Url),
             ("https://203.0.113.7", Url),
-            ("api.stripe.com", Name),
-            ("api.stripe.com:443", Name),
-            ("*.stripe.com", Name),
-            ("localhost", Name),
-            ("bücher.example", Name),
-            ("*.", Wildcard),
-            ("*", Wildcard),
-            ("*x.com", Wildcard),
-            ("*.*.com", Wildcard),
+            ("http://x y", InnerSpace),
+            ("*.", Name(Wildcard)),
+            ("*", Name(Wildcard)),
+            ("*:80", Name(Wildcard)),
+            ("*x.com", Name(Wildcard)),
+            ("*.*.com", Name(Wildcard)),
+            ("a..b", Name(EmptyLabel)),
+            (":80", Address),
+            (".", Address),
+            ("a@b.com", Name(Character('@'))),
+            ("xn--a.com:80", Name(Idna)),
+            ("example.7", Name(Numeric)),
+            (&long, Name(LongLabel(64))),
+            ("a.example/24", Path),
+            ("a.example/path", Path),
+            ("a.example:99999", port("99999")),
+            ("a.example:80/path", port("80/path")),
+            ("a.example:", port("")),
+            ("*.a.example:0", port("0")),
             ("1.2.3.4/33", prefix("33", 32)),
             ("1.2.3.4/", prefix("", 32)),
             ("1.2.3.4/+8", prefix("+8", 32)),
@@ -256,8 +288,9 @@ mod tests {
             ("[1.2.3.4]:80", Brackets),
             ("1.2.3", Address),
             ("256.1.1.1", Address),
-            ("a..b", Address),
-            ("a.example/24", Address),
+            ("1.2.3/24", Address),
+            ("1.2.3.4.5", Address),
+            ("a:b:c", Address),
             ("fe80::1%eth0", Address),
             ("2001:db8::1:99999", Address),
         ] {
@@ -269,12 +302,17 @@ mod tests {
     }
 
     #[test]
-    fn says_that_names_come_later() {
-        let error = "api.stripe.com".parse::<PolicyEntry>().expect_err("a name");
-        assert_eq!(
-            error.to_string(),
-            r#""api.stripe.com" is a name; names in policy are not built yet; use addresses or CIDRs"#
-        );
+    fn says_what_to_write_instead() {
+        for (given, message) in [
+            ("*x.com", "\"*x.com\" is not a usable wildcard; write *.SUFFIX, such as *.example.com"),
+            ("a..b", "\"a..b\" has an empty label; put one dot between the labels of a name"),
+            (
+                "x.example/path",
+                "\"x.example/path\" has a slash after a name; write only the name, with an optional :port",
+            ),
+        ] {
+            assert_eq!(given.parse::<PolicyEntry>().expect_err(given).to_string(), message);
+        }
     }
 
     proptest! {
@@ -284,7 +322,7 @@ mod tests {
         }
 
         #[test]
-        fn never_panics_on_near_misses(text in r"[\[\]0-9a-f:./*]{0,24}") {
+        fn never_panics_on_near_misses(text in r"[\[\]0-9a-g:./*ü]{0,24}") {
             if let Ok(entry) = text.parse::<PolicyEntry>() {
                 prop_assert_eq!(entry.to_string().parse::<PolicyEntry>(), Ok(entry));
             }
@@ -293,8 +331,16 @@ mod tests {
         #[test]
         fn display_and_parse_agree(addr in any::<IpAddr>(), length in 0u8..=128, port in proptest::option::of(1u16..)) {
             let length = if addr.is_ipv4() { length % 33 } else { length };
-            let entry = PolicyEntry { net: canonical(addr, length), port };
+            let entry = PolicyEntry { host: canonical(addr, length).into(), port };
             prop_assert_eq!(entry.to_string().parse::<PolicyEntry>(), Ok(entry));
+        }
+
+        #[test]
+        fn a_name_with_a_port_is_that_name(name in r"(\*\.)?([a-z][a-z0-9_-]{0,9}\.){0,4}[a-z]{1,9}", port in 1u16..) {
+            let entry: PolicyEntry = format!("{}.:{port}", name.to_uppercase()).parse().expect("an entry");
+            prop_assert_eq!(&entry.host, &Host::Name(name.parse().expect("a name")));
+            prop_assert_eq!(entry.port, Some(port));
+            prop_assert_eq!(entry.to_string(), format!("{name}:{port}"));
         }
     }
 }

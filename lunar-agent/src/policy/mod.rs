@@ -1,11 +1,12 @@
 //! What is sent through the gateway and what is left alone (DESIGN section 6).
 //!
-//! This version knows addresses and CIDRs. Names need the DNS side of the interceptor and are refused until then, because
-//! an entry that is accepted and has no effect would be a silent no-op.
+//! An entry speaks of addresses or of names. Names are not compiled yet, so the configuration refuses them.
 
 pub mod compile;
 pub mod entry;
 pub mod internal;
+pub mod pattern;
 pub mod ports;
 
-pub use entry::{PolicyEntry, PolicyEntryError};
+pub use entry::{Host, PolicyEntry, PolicyEntryError};
+pub use pattern::Pattern;

@@ -214,7 +214,7 @@ fn judge(
             let json = show::json(origins).to_string();
             prop_assert!(serde_json::from_str::<Value>(&json).is_ok());
             for entry in config.policy.allow.iter().chain(&config.policy.block) {
-                prop_assert_eq!(entry.to_string().parse(), Ok(*entry));
+                prop_assert_eq!(entry.to_string().parse(), Ok(entry.clone()));
             }
             for endpoint in &config.gateway.endpoints {
                 let again = endpoint.to_string().parse::<EndpointSpec>();

@@ -4,6 +4,7 @@ use super::*;
 use lunar_common::{
     failsafe::Ticket,
     net::Address,
+    opinion::Opinion,
     policy::{Family, PortClass, search, skim, v4_key, v6_key},
     verdict::{Facts, Reason, Verdict, decide},
 };
@@ -28,7 +29,7 @@ impl Facts for Connect<'_> {
     fn lease_fresh(&self) -> bool {
         true
     }
-    fn policy(&self) -> Answer {
+    fn policy(&self) -> Opinion {
         let address = Address::from(self.ip);
         let Tables { buckets_v4, buckets_v6, boundaries_v4, boundaries_v6, .. } = self.tables;
         let Tables { outline_v4, outline_v6, .. } = self.tables;
@@ -45,20 +46,20 @@ impl Facts for Connect<'_> {
         };
         // Where the outline says anything it says what a search would.
         assert_eq!(skimmed.unwrap_or(searched), searched, "{}", self.ip);
-        searched
-    }
-    fn port_rule(&self, index: u16) -> Option<PortRule> {
-        assert_ne!(index, 0);
-        Some(self.tables.rules[usize::from(index)])
-    }
-    fn port(&self) -> u16 {
-        self.port
+        let rule = &self.tables.rules[usize::from(searched.rule())];
+        Opinion::of(searched, (searched.rule() != 0).then_some(rule), self.port)
     }
     fn dry_run(&self) -> bool {
         false
     }
     fn choose(&self) -> Verdict {
-        Verdict { reason: Reason::Redirected, nth: 0, ticket: Ticket(0), missing: None }
+        Verdict {
+            reason: Reason::Redirected,
+            nth: 0,
+            ticket: Ticket(0),
+            missing: None,
+            opinion: Opinion::NONE,
+        }
     }
 }
 
@@ -92,7 +93,7 @@ fn always_internal(ip: IpAddr) -> bool {
 
 /// The contract, read entry by entry.
 fn contract(rules: &Rules<'_>, ip: IpAddr, port: u16) -> Reason {
-    let names = |entry: &&PolicyEntry| entry.net.contains(&ip);
+    let names = |entry: &&PolicyEntry| net_of(entry).is_some_and(|net| net.contains(&ip));
     let general = rules.ports.contains(&port);
     if general && port == 443 && rules.tls_direct {
         return Reason::TlsDirect;
@@ -137,7 +138,7 @@ fn assert_tables_sound(tables: &Tables) {
 fn entry(text: &str) -> PolicyEntry {
     let (net, port) =
         text.split_once(' ').map_or((text, None), |(net, port)| (net, Some(port.parse().unwrap())));
-    PolicyEntry { net: net.parse().unwrap(), port }
+    PolicyEntry { host: net.parse::<IpNet>().unwrap().into(), port }
 }
 
 fn entries(texts: &[&str]) -> Vec<PolicyEntry> {
@@ -168,7 +169,9 @@ fn eight_ports_fit_an_address_and_nine_do_not() {
     let named = |count: u16| -> Vec<PolicyEntry> {
         // Half of them from the network around it.
         let net = |n| if n % 2 == 0 { "203.0.113.0/24" } else { "203.0.113.7/32" };
-        (1..=count).map(|n| PolicyEntry { net: net(n).parse().unwrap(), port: Some(8000 + n) }).collect()
+        (1..=count)
+            .map(|n| PolicyEntry { host: net(n).parse::<IpNet>().unwrap().into(), port: Some(8000 + n) })
+            .collect()
     };
     let (eight, nine) = (named(8), named(9));
     let blocking = |block| Rules {
@@ -201,7 +204,7 @@ fn eight_ports_fit_an_address_and_nine_do_not() {
 fn the_port_rules_of_a_generation_are_limited() {
     let named = |count: u16| -> Vec<PolicyEntry> {
         let net = |n: u16| IpNet::from(IpAddr::from([203, 0, n.to_be_bytes()[0], n.to_be_bytes()[1]]));
-        (0..count).map(|n| PolicyEntry { net: net(n), port: Some(10_000 + n) }).collect()
+        (0..count).map(|n| PolicyEntry { host: net(n).into(), port: Some(10_000 + n) }).collect()
     };
     let allowing = |allow: &[PolicyEntry]| {
         compile(&Rules { allow, block: &[], ports: &[80], tls_direct: false, internal: &[] })

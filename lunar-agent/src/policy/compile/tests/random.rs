@@ -44,10 +44,15 @@ fn listed(most: usize) -> impl Strategy<Value = Vec<PolicyEntry>> {
     let fresh = proptest::collection::vec((net(), port, any::<bool>()), 0..most);
     // Some networks come twice, with the port of another.
     fresh.prop_map(|entries| {
-        let mut list: Vec<_> = entries.iter().map(|&(net, port, _)| PolicyEntry { net, port }).collect();
+        let mut list: Vec<_> =
+            entries.iter().map(|&(net, port, _)| PolicyEntry { host: net.into(), port }).collect();
         let ports = entries.iter().rev().map(|&(_, port, _)| port);
         list.extend(
-            entries.iter().zip(ports).filter(|(e, _)| e.2).map(|(e, port)| PolicyEntry { net: e.0, port }),
+            entries
+                .iter()
+                .zip(ports)
+                .filter(|(e, _)| e.2)
+                .map(|(e, port)| PolicyEntry { host: e.0.into(), port }),
         );
         list
     })
@@ -72,7 +77,9 @@ fn edges(nets: impl Iterator<Item = IpNet>) -> Vec<IpAddr> {
 
 /// How many ports the contract gives or takes from one address, by the number of places they need.
 fn most_ports(rules: &Rules<'_>, ip: IpAddr) -> usize {
-    let named = |list: &[PolicyEntry], port| list.iter().any(|e| e.net.contains(&ip) && e.port == Some(port));
+    let named = |list: &[PolicyEntry], port| {
+        list.iter().any(|e| net_of(e).is_some_and(|net| net.contains(&ip)) && e.port == Some(port))
+    };
     let extra = PORTS.iter().filter(|&&p| !rules.ports.contains(&p) && named(rules.allow, p)).count();
     let blocked = PORTS.iter().filter(|&&p| named(rules.block, p)).count();
     extra.max(blocked)
@@ -101,7 +108,7 @@ proptest! {
             Err(other) => return Err(TestCaseError::fail(other.to_string())),
         };
         assert_tables_sound(&tables);
-        let nets = allow.iter().chain(&block).map(|e| e.net).chain(internal.iter().copied()).chain(INTERNAL);
+        let nets = allow.iter().chain(&block).filter_map(net_of).copied().chain(internal.iter().copied()).chain(INTERNAL);
         let mut addresses = edges(nets);
         addresses.extend(random_v4.map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits))));
         addresses.extend(random_v6.map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits))));
@@ -131,7 +138,7 @@ fn a_hundred_thousand_networks() {
             } else {
                 IpNet::new_assert(Ipv4Addr::from_bits(random() as u32).into(), 18 + (random() % 15) as u8)
             };
-            PolicyEntry { net, port: (n % 50 == 0).then(|| 8000 + (random() % 3) as u16) }
+            PolicyEntry { host: net.into(), port: (n % 50 == 0).then(|| 8000 + (random() % 3) as u16) }
         })
         .collect();
     let block = entries.split_off(70_000);
@@ -139,7 +146,7 @@ fn a_hundred_thousand_networks() {
     let tables = compile(&rules).unwrap();
     assert_tables_sound(&tables);
     assert!(tables.boundaries_v4.len() > 50_000 && tables.boundaries_v6.len() > 20_000);
-    let some = entries.iter().chain(&block).step_by(2_000).map(|e| e.net);
+    let some = entries.iter().chain(&block).step_by(2_000).filter_map(net_of).copied();
     for ip in edges(some) {
         for port in [80, 8001] {
             assert_eq!(verdict(&tables, ip, port), contract(&rules, ip, port), "{ip} {port}");
