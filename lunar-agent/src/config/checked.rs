@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
@@ -16,6 +17,8 @@ use super::show::Origin;
 use super::target;
 use crate::policy::{Host, PolicyEntry};
 use crate::targets::TargetSpec;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A configuration in which every value is usable as it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +48,12 @@ pub struct Policy {
     pub block: Vec<PolicyEntry>,
     /// The intercepted ports, in host byte order; ascending, not empty, never 0.
     pub ports: Vec<u16>,
+    /// How long the addresses in a DNS answer count at least, whatever its TTL says; at most a day.
+    pub min_ttl: Duration,
+    /// How long they count after that, since applications go on using them; at most a day.
+    pub dns_grace: Duration,
+    /// What happens to UDP port 443 of wanted addresses.
+    pub quic: Quic,
     /// Decide and count, but redirect nothing.
     pub dry_run: bool,
 }
@@ -59,11 +68,11 @@ pub struct Paths {
 }
 
 keyword! {
-    /// What happens to UDP port 443.
+    /// What happens to UDP port 443 of wanted addresses.
     Quic {
         /// Nothing.
         Allow = "allow",
-        /// It is refused for listed hosts.
+        /// It is refused at once, so that clients fall back to TCP.
         Refuse = "refuse",
     }
 }
@@ -134,12 +143,19 @@ fn policy(c: &mut Checker<'_>) -> Option<Policy> {
     let allow = entries(c, "policy.allow");
     let block = entries(c, "policy.block");
     let ports = ports(c);
-    c.refuse_reserved("policy.min_ttl", "policy by name, which this key is for,");
-    c.refuse_reserved("policy.dns_grace", "policy by name, which this key is for,");
-    let quic = c.value("policy.quic", quic);
+    let min_ttl = c.value("policy.min_ttl", check::duration(Duration::ZERO..=DAY));
+    let dns_grace = c.value("policy.dns_grace", check::duration(Duration::ZERO..=DAY));
+    let quic = c.value("policy.quic", check::parsed);
     let dry_run = c.value("policy.dry_run", check::boolean);
-    quic?;
-    Some(Policy { allow: allow?, block: block?, ports: ports?, dry_run: dry_run? })
+    Some(Policy {
+        allow: allow?,
+        block: block?,
+        ports: ports?,
+        min_ttl: min_ttl?,
+        dns_grace: dns_grace?,
+        quic: quic?,
+        dry_run: dry_run?,
+    })
 }
 
 fn entries(c: &mut Checker<'_>, key: &'static str) -> Option<Vec<PolicyEntry>> {
@@ -173,13 +189,6 @@ fn ports(c: &mut Checker<'_>) -> Option<Vec<u16>> {
     let ports: Vec<u16> = ports.into_iter().collect();
     c.record(KEY.to_owned(), &ports, &source);
     Some(ports)
-}
-
-fn quic(value: &RawValue) -> Result<Quic, Refusal> {
-    match check::parsed(value)? {
-        Quic::Allow => Ok(Quic::Allow),
-        Quic::Refuse => Err(Refusal::not_built("\"refuse\" is not built yet; use quic = \"allow\"")),
-    }
 }
 
 fn log_level(value: &RawValue) -> Result<LevelFilter, Refusal> {

@@ -25,7 +25,7 @@ use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
-pub use checked::{Config, Paths, Policy};
+pub use checked::{Config, Paths, Policy, Quic};
 pub use duration::HumanDuration;
 pub use endpoint::{EndpointSpec, Host, MAX_ENDPOINTS};
 pub use failsafe::{Failsafe, OnStop};

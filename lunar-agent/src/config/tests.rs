@@ -69,6 +69,9 @@ fn the_defaults_are_those_of_the_contract() {
     assert_eq!(config.failsafe.on_stop, OnStop::Keep);
     assert_eq!(config.policy.ports, [80, 443]);
     assert!(config.policy.allow.is_empty() && config.policy.block.is_empty());
+    assert_eq!(config.policy.min_ttl, Duration::from_secs(30));
+    assert_eq!(config.policy.dns_grace, Duration::from_secs(600));
+    assert_eq!(config.policy.quic, Quic::Allow);
     assert!(!config.policy.dry_run);
     assert!(config.targets.is_empty());
     assert_eq!(config.paths.socket, PathBuf::from("/run/lunar/agent.sock"));
@@ -100,7 +103,9 @@ fn every_key_can_be_set_in_the_file() {
         allow = ["192.0.2.7/24"]
         block = ["192.0.2.1:443", "2001:db8::/32"]
         ports = [8080, 80, 80]
-        quic = "allow"
+        min_ttl = "0s"
+        dns_grace = "1d"
+        quic = "refuse"
         dry_run = true
         [[target]]
         name = "checkout"
@@ -144,6 +149,9 @@ fn every_key_can_be_set_in_the_file() {
     assert_eq!(canonical(&config.policy.allow), ["192.0.2.0/24"]);
     assert_eq!(canonical(&config.policy.block), ["192.0.2.1:443", "2001:db8::/32"]);
     assert_eq!(config.policy.ports, [80, 8080]);
+    assert_eq!(config.policy.min_ttl, Duration::ZERO);
+    assert_eq!(config.policy.dns_grace, Duration::from_secs(86_400));
+    assert_eq!(config.policy.quic, Quic::Refuse);
     assert!(config.policy.dry_run);
     let targets: Vec<_> = config.targets.iter().map(|t| (t.name.as_str(), t.selector.to_string())).collect();
     assert_eq!(

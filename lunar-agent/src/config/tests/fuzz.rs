@@ -62,6 +62,9 @@ lease = "1m"
 allow = ["203.0.113.0/24", "[2001:db8::/32]:8443", "198.51.100.7:80"]
 block = ["203.0.113.9"]
 ports = [1, 65535]
+min_ttl = "1m"
+dns_grace = "0s"
+quic = "refuse"
 [[target]]
 pid = 4294967295
 [[target]]
