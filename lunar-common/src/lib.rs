@@ -7,6 +7,7 @@ pub mod abi;
 pub mod bar;
 pub mod dns;
 pub mod failsafe;
+pub mod lookup;
 pub mod names;
 pub mod net;
 pub mod opinion;

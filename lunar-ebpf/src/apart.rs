@@ -9,10 +9,8 @@ use lunar_common::{
     abi::{Control, Endpoint, Event, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS, Settings, endpoint, event},
     bar::{self, Bar},
     failsafe::{self, Attempt, Outcome, Step, Ticket, Word},
-    names::{self, LearnedKey, Place},
+    lookup,
     net::Address,
-    opinion::Opinion,
-    policy::{self, Answer, Family, V4, V6},
     syn,
     time::KtimeNs,
     verdict::{self, EndpointFacts, Fitness, Reason},
@@ -21,6 +19,7 @@ use lunar_common::{
 use crate::{
     atomic::{self, load},
     count, maps,
+    policy::Policy,
 };
 
 /// The endpoints, as a socket sees them.
@@ -169,57 +168,16 @@ pub extern "C" fn choose_endpoint(family: u32, netns: u64, target: u32, now: u64
     verdict::choose(&Endpoints { settings, control, family, netns, closed, now: KtimeNs(now) }).pack()
 }
 
-/// The raw [`Opinion`] that the entries of addresses have of one, given as two halves in host order, of family 4 or 6, with
-/// a port in host order.
+/// [`lookup::of_address`].
 #[unsafe(no_mangle)]
 pub extern "C" fn opinion_of_address(high: u64, low: u64, family: u32, port: u32) -> u32 {
-    let answer = if family == 4 {
-        let key = V4(low as u32);
-        policy::skim(key, |i| maps::OUTLINE_V4.get(i).copied()).unwrap_or_else(|| {
-            let bucket = maps::BUCKETS_V4.get(key.bucket()).copied().unwrap_or_default();
-            policy::search(key, bucket, |i| maps::BOUNDARIES_V4.get(i).copied())
-        })
-    } else {
-        let key = V6 { high, low };
-        policy::skim(key, |i| maps::OUTLINE_V6.get(i).copied()).unwrap_or_else(|| {
-            let bucket = maps::BUCKETS_V6.get(key.bucket()).copied().unwrap_or_default();
-            policy::search(key, bucket, |i| maps::BOUNDARIES_V6.get(i).copied())
-        })
-    };
-    opinion(answer, port).0
+    lookup::of_address(&Policy, high, low, family, port as u16).0
 }
 
-/// What an answer says of a port in host order.
-#[inline(always)]
-fn opinion(answer: Answer, port: u32) -> Opinion {
-    let rule = if answer.rule() == 0 { None } else { maps::PORT_RULES.get(u32::from(answer.rule())) };
-    Opinion::of(answer, rule, port as u16)
-}
-
-/// The raw [`Opinion`] that the names of an address (its four words, in two numbers) have, as the target with this cgroup's id
-/// knows it, and as the agent does, with a port in host order at `now` (nanoseconds).
+/// [`lookup::of_names`], of an address given as its words in two numbers, at `now` (nanoseconds).
 #[unsafe(no_mangle)]
 pub extern "C" fn opinion_of_names(cgroup: u64, high: u64, low: u64, port: u32, now: u64) -> u32 {
-    let address = Address::from_halves([high, low]);
-    let of_target = names_known(&LearnedKey { cgroup, address }, port, KtimeNs(now));
-    let of_agent = names_known(&LearnedKey { cgroup: 0, address }, port, KtimeNs(now));
-    of_target.and(of_agent).of_all_names().0
-}
-
-#[inline(always)]
-fn names_known(key: &LearnedKey, port: u32, now: KtimeNs) -> Opinion {
-    let Some(learned) = maps::LEARNED.get_ptr(key) else { return Opinion::NONE };
-    let mut all = Opinion::NONE;
-    for place in 0..names::PLACES {
-        // SAFETY: the place is within the array of the live map value.
-        let place = Place(load(unsafe { &raw const (*learned).places[place] }));
-        if place.holds(now)
-            && let Some(name) = maps::NAME_ANSWERS.get(place.pattern())
-        {
-            all = all.and(opinion(name.get(), port));
-        }
-    }
-    all
+    lookup::of_names(&Policy, cgroup, Address::from_halves([high, low]), port as u16, KtimeNs(now)).0
 }
 
 /// Enters the result of a connect (`failed` 0 or 1) into the word of its endpoint, and tells of a transition.

@@ -23,6 +23,7 @@ mod header;
 mod listening;
 mod maps;
 mod peer;
+mod policy;
 mod udp;
 
 use aya_ebpf::{

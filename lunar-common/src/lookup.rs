@@ -1,0 +1,78 @@
+//! How an opinion is looked up in the maps: by the kernel's programs at each connect, and by `explain` in the same maps.
+
+use crate::{
+    names::{LearnedKey, NameAnswer, PLACES, Place},
+    net::Address,
+    opinion::Opinion,
+    policy::{Answer, BoundaryV4, BoundaryV6, Bucket, Family, PortRule, V4, V6, search, skim},
+    time::KtimeNs,
+};
+
+/// The maps of the policy and of what is known of names, by [`crate::abi::maps`]' names.
+pub trait Maps {
+    /// A word of `OUTLINE_V4`.
+    fn outline_v4(&self, word: u32) -> Option<u64>;
+    /// A word of `OUTLINE_V6`.
+    fn outline_v6(&self, word: u32) -> Option<u64>;
+    /// One of `BUCKETS_V4`.
+    fn bucket_v4(&self, bucket: u32) -> Option<Bucket>;
+    /// One of `BUCKETS_V6`.
+    fn bucket_v6(&self, bucket: u32) -> Option<Bucket>;
+    /// One of `BOUNDARIES_V4`.
+    fn boundary_v4(&self, boundary: u32) -> Option<BoundaryV4>;
+    /// One of `BOUNDARIES_V6`.
+    fn boundary_v6(&self, boundary: u32) -> Option<BoundaryV6>;
+    /// One of `PORT_RULES`.
+    fn port_rule(&self, rule: u32) -> Option<PortRule>;
+    /// The places of an entry of `LEARNED`.
+    fn learned(&self, key: &LearnedKey) -> Option<[u64; PLACES]>;
+    /// One of `NAME_ANSWERS`.
+    fn name_answer(&self, pattern: u32) -> Option<NameAnswer>;
+}
+
+/// What the entries of addresses say of one, given as two halves in host order, of family 4 or 6, with a port in host order.
+#[inline(always)]
+pub fn of_address(maps: &impl Maps, high: u64, low: u64, family: u32, port: u16) -> Opinion {
+    let answer = if family == 4 {
+        let key = V4(low as u32);
+        skim(key, |i| maps.outline_v4(i)).unwrap_or_else(|| {
+            search(key, maps.bucket_v4(key.bucket()).unwrap_or_default(), |i| maps.boundary_v4(i))
+        })
+    } else {
+        let key = V6 { high, low };
+        skim(key, |i| maps.outline_v6(i)).unwrap_or_else(|| {
+            search(key, maps.bucket_v6(key.bucket()).unwrap_or_default(), |i| maps.boundary_v6(i))
+        })
+    };
+    opinion(maps, answer, port)
+}
+
+/// What the names of an address say, as the target with this cgroup's id knows it, and as the agent does, with a port in host
+/// order.
+#[inline(always)]
+pub fn of_names(maps: &impl Maps, cgroup: u64, address: Address, port: u16, now: KtimeNs) -> Opinion {
+    let of_target = of_known(maps, &LearnedKey { cgroup, address }, port, now);
+    let of_agent = of_known(maps, &LearnedKey { cgroup: 0, address }, port, now);
+    of_target.and(of_agent).of_all_names()
+}
+
+#[inline(always)]
+fn of_known(maps: &impl Maps, key: &LearnedKey, port: u16, now: KtimeNs) -> Opinion {
+    let Some(places) = maps.learned(key) else { return Opinion::NONE };
+    let mut all = Opinion::NONE;
+    for place in places {
+        let place = Place(place);
+        if place.holds(now)
+            && let Some(name) = maps.name_answer(place.pattern())
+        {
+            all = all.and(opinion(maps, name.get(), port));
+        }
+    }
+    all
+}
+
+#[inline(always)]
+fn opinion(maps: &impl Maps, answer: Answer, port: u16) -> Opinion {
+    let rule = if answer.rule() == 0 { None } else { maps.port_rule(u32::from(answer.rule())) };
+    Opinion::of(answer, rule.as_ref(), port)
+}
