@@ -1,6 +1,9 @@
 //! From the configuration to what the kernel needs of it.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use ipnet::IpNet;
 use lunar_common::abi::{MAX_ENDPOINTS, Settings, flag, handoff};
@@ -12,7 +15,6 @@ use crate::{
     gateway::endpoint::Endpoint,
     kernel::layout::{span, syn_bound},
     policy::{
-        PolicyEntry,
         compile::{self, Rules, Tables},
         internal::INTERNAL,
     },
@@ -56,13 +58,15 @@ pub(super) fn tables(
     // Only the `lunar` handoff, whose relay reads plain HTTP, leaves TLS alone.
     let tls_direct = config.gateway.handoff == Handoff::Lunar;
     let policy = &config.policy;
-    // Whoever connects to the gateway itself is there already; redirected, it would be told to connect to itself.
-    let gateway = endpoints
-        .iter()
-        .map(|e| PolicyEntry { host: IpNet::from(e.address.ip()).into(), port: Some(e.address.port()) });
-    let block: Vec<PolicyEntry> = policy.block.iter().cloned().chain(gateway).collect();
-    let rules =
-        Rules { allow: &policy.allow, block: &block, ports: &policy.ports, tls_direct, internal: &internal };
+    let gateway: Vec<SocketAddr> = endpoints.iter().map(|e| e.address).collect();
+    let rules = Rules {
+        allow: &policy.allow,
+        block: &policy.block,
+        ports: &policy.ports,
+        tls_direct,
+        internal: &internal,
+        gateway: &gateway,
+    };
     Ok(compile::compile(&rules)?)
 }
 

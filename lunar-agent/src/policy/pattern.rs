@@ -140,6 +140,16 @@ impl Pattern {
         let sound = canonical && fits && bits.is_multiple_of(8) && matches!(last, 0 | b'.');
         sound.then(|| Self { text: text.into(), below })
     }
+
+    /// The text and whether it is a suffix, in the order by which patterns are sorted.
+    pub(super) fn parts(&self) -> (&str, bool) {
+        (&self.text, self.below)
+    }
+}
+
+/// The suffixes of the wildcards that mean `text` and whatever is below it, the most specific first.
+pub(super) fn suffixes(text: &str) -> impl Iterator<Item = &str> {
+    text.match_indices('.').map(|(dot, _)| &text[dot + 1..])
 }
 
 #[cfg(test)]

@@ -69,22 +69,35 @@ pub struct TooMany {
     pub count: usize,
 }
 
-/// The rule of an address that entries add `extra` and refuse `blocked` for, without the ports that the kernel would
-/// never ask about. Empty for most.
+/// Who may ask for the blocked ports of an address or a name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asked {
+    /// Nobody: it is unwanted on all ports.
+    Never,
+    /// Only who connects for its own sake: to the general ports, and those that its entries add.
+    ByItself,
+    /// Also who connects to an address of the name or by a name of the address, for the sake of the other's entries: they
+    /// may want what these do not, and on other ports.
+    ByAnybody,
+}
+
+/// The rule of an address or a name that entries add `extra` and refuse `blocked` for, without the ports that the kernel
+/// would never ask about. Empty for most.
 pub fn rule(
     table: &PortTable,
-    wanted: bool,
+    asked: Asked,
     extra: &PortSet,
     blocked: &PortSet,
 ) -> Result<PortRule, TooMany> {
     let adds = |port: u16| table.class(port) == PortClass::ByEntry && extra.contains(port);
     // An unwanted address keeps its extra ports: the verdict there is `policy` and not `not_intercepted`.
     let extra_ports = extra.0.iter().copied().filter(|&port| adds(port));
-    let blocked_ports = blocked
-        .0
-        .iter()
-        .copied()
-        .filter(|&port| wanted && (table.class(port) == PortClass::Intercepted || adds(port)));
+    let matters = |&port: &u16| match (asked, table.class(port)) {
+        (Asked::Never, _) | (_, PortClass::Ignored | PortClass::TlsDirect) => false,
+        (_, PortClass::Intercepted) | (Asked::ByAnybody, PortClass::ByEntry) => true,
+        (Asked::ByItself, PortClass::ByEntry) => adds(port),
+    };
+    let blocked_ports = blocked.0.iter().copied().filter(matters);
     Ok(PortRule { extra: places(extra_ports, "to intercept")?, blocked: places(blocked_ports, "to block")? })
 }
 
@@ -132,11 +145,13 @@ mod tests {
             places
         };
         let extra = set(&[8443, 80, 8443]);
-        // 22 is never intercepted, 443 is left alone before anybody asks, 9000 is not added here.
+        // 22 is never intercepted, 443 is left alone before anybody asks, 9000 is added elsewhere.
         let blocked = set(&[9000, 8443, 443, 80, 22]);
-        let wanted = PortRule { extra: places(&[8443]), blocked: places(&[80, 8443]) };
-        assert_eq!(rule(&table, true, &extra, &blocked), Ok(wanted));
-        let unwanted = PortRule { extra: places(&[8443]), blocked: places(&[]) };
-        assert_eq!(rule(&table, false, &extra, &blocked), Ok(unwanted));
+        for (asked, expected) in
+            [(Asked::Never, &[][..]), (Asked::ByItself, &[80, 8443]), (Asked::ByAnybody, &[80, 8443, 9000])]
+        {
+            let expected = PortRule { extra: places(&[8443]), blocked: places(expected) };
+            assert_eq!(rule(&table, asked, &extra, &blocked), Ok(expected), "{asked:?}");
+        }
     }
 }

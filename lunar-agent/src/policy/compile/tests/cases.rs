@@ -192,13 +192,14 @@ fn each_sentence_of_the_contract() {
             ports: &[80, 443],
             tls_direct: *tls_direct,
             internal: &internal,
+            gateway: &[],
         };
         let tables = compile(&rules).unwrap();
         assert_tables_sound(&tables);
         for (ip, port, reason) in *expected {
             let ip = ip.parse().unwrap();
-            assert_eq!(verdict(&tables, ip, *port), *reason, "{sentence}: {ip} {port}");
-            assert_eq!(contract(&rules, ip, *port), *reason, "the oracle, {sentence}: {ip} {port}");
+            assert_eq!(verdict(&tables, ip, &[], *port), *reason, "{sentence}: {ip} {port}");
+            assert_eq!(contract(&rules, ip, &[], *port), *reason, "the oracle, {sentence}: {ip} {port}");
         }
     }
 }
