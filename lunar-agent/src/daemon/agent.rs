@@ -35,6 +35,7 @@ use crate::{
         layout::text,
         netns_cookie,
         pins::{Lock, Pins},
+        policy::pinned_ids,
         predecessor::Predecessor,
         state::State,
     },
@@ -137,7 +138,7 @@ impl Agent {
         let (lookups, held, endpoints) = endpoints::first(&config, before.as_ref()).await?;
         drop(before);
         let plan = Plan { config, own_addresses, endpoints, targets: TargetSet::default() };
-        let generation = plan.load(&pins, capabilities)?;
+        let generation = plan.load(&pins, &pinned_ids(&pins), capabilities)?;
         let Plan { config, own_addresses, endpoints, targets } = plan;
         // State that is pinned is in its place whatever settings are; without any there is none to open yet.
         generation.publish(&pins)?;
@@ -172,6 +173,7 @@ impl Agent {
             waiting_sockets: Vec::new(),
         };
         agent.state.breaker.set_home(home);
+        agent.state.breaker.make_dns_key().map_err(DaemonError::Random)?;
         if predecessor.as_ref().is_some_and(Predecessor::forced) {
             agent.state.breaker.force(true);
         }

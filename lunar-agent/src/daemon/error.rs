@@ -42,6 +42,9 @@ pub enum DaemonError {
     /// The machine's own addresses cannot be read.
     #[error("cannot read this host's addresses: {0}")]
     OwnAddresses(io::Error),
+    /// No secret key can be made.
+    #[error("the system has no random numbers: {0}")]
+    Random(io::Error),
     /// Signals cannot be handled.
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),

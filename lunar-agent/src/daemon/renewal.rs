@@ -15,6 +15,7 @@ use crate::{
     config::Config,
     gateway::endpoint::Endpoint,
     kernel::{KernelError, attach, features::Capabilities, generation::Generation, pins::Pins, state::State},
+    policy::ids::Ids,
     targets::set::{Target, TargetSet},
 };
 
@@ -27,12 +28,18 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Loads the generation. Nothing is in effect yet.
-    pub(super) fn load(&self, pins: &Pins, capabilities: Capabilities) -> Result<Generation, DaemonError> {
+    /// Loads the generation that follows one with these numbers for its name patterns. Nothing is in effect yet.
+    pub(super) fn load(
+        &self,
+        pins: &Pins,
+        before: &Ids,
+        capabilities: Capabilities,
+    ) -> Result<Generation, DaemonError> {
         let tables = settings::tables(&self.config, &self.own_addresses, &self.endpoints)?;
-        let compiled = settings::settings(&self.config, &self.own_addresses, &self.endpoints);
+        let compiled = settings::settings(&self.config, &self.own_addresses, &self.endpoints, &tables.names);
+        let ids = before.next(tables.names.iter().map(|named| &named.pattern));
         let log = settings::kernel_log(&self.config);
-        Ok(Generation::load(pins, compiled, &tables, capabilities, log)?)
+        Ok(Generation::load(pins, compiled, &tables, ids, capabilities, log)?)
     }
 }
 
@@ -46,7 +53,7 @@ impl Agent {
     /// Puts a plan in effect everywhere, or else leaves the one that is in effect.
     pub(super) fn renew(&mut self, mut plan: Plan) -> Result<(), DaemonError> {
         self.beat();
-        let generation = plan.load(&self.pins, self.capabilities)?;
+        let generation = plan.load(&self.pins, &self.generation.policy.ids, self.capabilities)?;
         let entries = self.entries(&plan.targets)?;
         // A shorter lease would be over before the next heartbeat.
         self.beat();

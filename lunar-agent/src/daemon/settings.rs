@@ -6,17 +6,21 @@ use std::{
 };
 
 use ipnet::IpNet;
-use lunar_common::abi::{MAX_ENDPOINTS, Settings, flag, handoff};
+use lunar_common::{
+    abi::{MAX_ENDPOINTS, Settings, flag, handoff},
+    policy::COUNTED_ENTRIES,
+};
 use nix::ifaddrs::getifaddrs;
 
 use super::{DaemonError, agent::MARK};
 use crate::{
-    config::{Config, GatewayProcess, Handoff},
+    config::{Config, GatewayProcess, Handoff, Quic},
     gateway::endpoint::Endpoint,
     kernel::layout::{span, syn_bound},
     policy::{
         compile::{self, Rules, Tables},
         internal::INTERNAL,
+        names::NamedAnswer,
     },
 };
 
@@ -74,7 +78,13 @@ pub(super) fn kernel_log(config: &Config) -> bool {
     config.log_level >= tracing::level_filters::LevelFilter::DEBUG
 }
 
-pub(super) fn settings(config: &Config, own: &BTreeSet<IpAddr>, endpoints: &[Endpoint]) -> Settings {
+pub(super) fn settings(
+    config: &Config,
+    own: &BTreeSet<IpAddr>,
+    endpoints: &[Endpoint],
+    names: &[NamedAnswer],
+) -> Settings {
+    let policy = &config.policy;
     let (syn_timeout, syn_retries) = syn_bound(config.gateway.connect_timeout);
     let mut settings = Settings {
         lease: span(config.failsafe.lease),
@@ -85,6 +95,9 @@ pub(super) fn settings(config: &Config, own: &BTreeSet<IpAddr>, endpoints: &[End
         syn_timeout,
         syn_retries,
         endpoint_count: endpoints.len() as u32,
+        counted_entries: (1 + policy.allow.len() + policy.block.len()).min(COUNTED_ENTRIES as usize) as u32,
+        min_ttl: span(policy.min_ttl),
+        dns_grace: span(policy.dns_grace),
         ..Settings::default()
     };
     for (place, endpoint) in settings.endpoints.iter_mut().zip(endpoints) {
@@ -97,7 +110,16 @@ pub(super) fn settings(config: &Config, own: &BTreeSet<IpAddr>, endpoints: &[End
     if endpoints.iter().any(|e| e.address.ip().is_loopback()) {
         settings.flags |= flag::NAMESPACES;
     }
-    if config.policy.dry_run {
+    if !names.is_empty() {
+        settings.flags |= flag::NAMES;
+    }
+    if names.iter().any(|named| named.answer.wanted()) {
+        settings.flags |= flag::NAMES_WANTED;
+    }
+    if policy.quic == Quic::Refuse {
+        settings.flags |= flag::REFUSE_QUIC;
+    }
+    if policy.dry_run {
         settings.flags |= flag::DRY_RUN;
     }
     if kernel_log(config) {

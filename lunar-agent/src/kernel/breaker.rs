@@ -2,6 +2,7 @@
 //! also where others are missing.
 
 use std::{
+    io,
     os::fd::AsFd,
     sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering},
 };
@@ -101,6 +102,21 @@ impl Breaker {
     pub fn set_home(&self, netns: u64) {
         // SAFETY: as in `control_u32`.
         unsafe { AtomicU64::from_ptr(&raw mut (*self.control.ptr(0)).home) }.store(netns, Ordering::Release);
+    }
+
+    /// Makes the secret key of the tags of DNS questions, if there is none yet: it has to outlive the agent as the questions do.
+    ///
+    /// # Errors
+    /// If there is no randomness to be had.
+    pub fn make_dns_key(&self) -> io::Result<()> {
+        // SAFETY: within the mapping, and only the agent that holds the lock writes it.
+        let key = unsafe { &raw mut (*self.control.ptr(0)).dns_key };
+        // SAFETY: as above.
+        if unsafe { key.read_volatile() } == [0; 2] {
+            // SAFETY: as above.
+            unsafe { key.write_volatile(sys::random()?) };
+        }
+        Ok(())
     }
 
     /// The failsafe's word of an endpoint slot.

@@ -23,11 +23,12 @@ use super::{
     features::Capabilities,
     layout::Value,
     pins::{self, Pins},
+    policy::PolicyMaps,
     program::Program,
     state,
     sys::{self, Mapped},
 };
-use crate::policy::compile::Tables;
+use crate::policy::{compile::Tables, ids::Ids};
 
 /// The kernel object, built by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lunar-ebpf.o"));
@@ -43,6 +44,9 @@ pub struct Generation {
     of_target: Vec<Program>,
     settings: OwnedFd,
     sockets: OwnedFd,
+    names: OwnedFd,
+    /// The policy's maps.
+    pub policy: PolicyMaps,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -55,12 +59,13 @@ impl Generation {
         pins: &Pins,
         settings: Settings,
         tables: &Tables,
+        ids: Ids,
         capabilities: Capabilities,
         kernel_log: bool,
     ) -> Result<Self, KernelError> {
         state::check_pins(pins)?;
         let of_target = Program::of_target(settings.flags);
-        let mut ebpf = load_object(pins, tables, capabilities, kernel_log)?;
+        let mut ebpf = load_object(pins, settings, tables, &ids, capabilities, kernel_log)?;
         fill(&mut ebpf, settings, tables)?;
         let mut programs = HashMap::new();
         for program in Program::all() {
@@ -68,7 +73,8 @@ impl Generation {
         }
         let kept =
             |name| map_fd(&ebpf, name)?.try_clone_to_owned().map_err(KernelError::sys("keep map", name));
-        let (settings, sockets) = (kept(maps::SETTINGS)?, kept(maps::SOCKETS)?);
+        let (settings, sockets, names) = (kept(maps::SETTINGS)?, kept(maps::SOCKETS)?, kept(maps::NAMES)?);
+        let policy = PolicyMaps::take(&mut ebpf, pins, tables, ids)?;
         let logger = if kernel_log {
             EbpfLogger::init(&mut ebpf)
                 .inspect_err(|e| tracing::warn!(error = %e, "kernel log not available"))
@@ -76,10 +82,10 @@ impl Generation {
         } else {
             None
         };
-        Ok(Self { programs, of_target, settings, sockets, logger })
+        Ok(Self { programs, of_target, settings, sockets, names, policy, logger })
     }
 
-    /// Makes this the generation that `status` reads, and its program the one that pushes PROXY headers.
+    /// Makes this the generation that `status` and the next agent read, and its program the one that pushes PROXY headers.
     ///
     /// # Errors
     /// What the kernel refused.
@@ -90,6 +96,7 @@ impl Generation {
             Program::ProxyHeader.hook(),
         )
         .map_err(KernelError::sys("attach", Program::ProxyHeader.name()))?;
+        pins::replace(self.names.as_fd(), &pins.map(maps::NAMES))?;
         pins::replace(self.settings.as_fd(), &pins.map(maps::SETTINGS))
     }
 
@@ -111,7 +118,9 @@ impl Generation {
 
 fn load_object(
     pins: &Pins,
+    settings: Settings,
     tables: &Tables,
+    ids: &Ids,
     capabilities: Capabilities,
     kernel_log: bool,
 ) -> Result<Ebpf, KernelError> {
@@ -125,7 +134,10 @@ fn load_object(
         .override_global("READS_KERNEL_STRUCTS", &reads_kernel_structs, true)
         .override_global("AYA_LOG_LEVEL", &log_level, true)
         .map_max_entries(maps::BOUNDARIES_V4, size(tables.boundaries_v4.len()))
-        .map_max_entries(maps::BOUNDARIES_V6, size(tables.boundaries_v6.len()));
+        .map_max_entries(maps::BOUNDARIES_V6, size(tables.boundaries_v6.len()))
+        .map_max_entries(maps::NAMES, size(tables.names.len()))
+        .map_max_entries(maps::NAME_ANSWERS, ids.end().max(1))
+        .map_max_entries(maps::HITS, settings.counted_entries.max(1));
     for name in maps::STATE {
         loader.map_pin_path(name, pins.map(name));
     }
@@ -177,7 +189,7 @@ fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Map, KernelError> {
 
 fn map_fd<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>, KernelError> {
     Ok(match ebpf.map(name) {
-        Some(Map::Array(data) | Map::SockHash(data) | Map::RingBuf(data)) => data.fd().as_fd(),
+        Some(Map::Array(data) | Map::SockHash(data) | Map::RingBuf(data) | Map::LpmTrie(data)) => data.fd().as_fd(),
         _ => return Err(no_map(name)),
     })
 }

@@ -27,6 +27,7 @@ use super::{
     KernelError,
     breaker::Breaker,
     features::Capabilities,
+    known::Known,
     layout::{Value, os_error},
     pins::Pins,
     sys::{self, Mapped},
@@ -87,7 +88,7 @@ pub fn check_pins(pins: &Pins) -> Result<(), KernelError> {
     Ok(())
 }
 
-fn map_error(name: &str) -> impl FnOnce(MapError) -> KernelError + use<> {
+pub(super) fn map_error(name: &str) -> impl FnOnce(MapError) -> KernelError + use<> {
     let name = name.to_owned();
     move |source| KernelError::Map { name, source: Box::new(source) }
 }
@@ -96,7 +97,7 @@ fn open(pins: &Pins, name: &str) -> Result<Map, KernelError> {
     MapData::from_pin(pins.map(name)).and_then(Map::from_map_data).map_err(map_error(name))
 }
 
-fn typed<T: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &str) -> Result<T, KernelError> {
+pub(super) fn typed<T: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &str) -> Result<T, KernelError> {
     T::try_from(open(pins, name)?).map_err(map_error(name))
 }
 
@@ -113,6 +114,8 @@ pub fn expect_pins(pins: &Pins) -> Result<(), KernelError> {
 pub struct State {
     /// The part that opens also where others are missing.
     pub breaker: Breaker,
+    /// What is known of names.
+    pub known: Known,
     bars: Mapped<u64>,
     syns: Array<MapData, Value<Syns>>,
     settings: Array<MapData, Value<Settings>>,
@@ -138,6 +141,7 @@ impl State {
             .map_err(KernelError::sys("map", maps::BARS))?;
         Ok(Self {
             breaker,
+            known: Known::open(pins)?,
             bars,
             syns: typed(pins, maps::SYNS)?,
             settings: typed(pins, maps::SETTINGS)?,
@@ -267,6 +271,7 @@ impl State {
             let zero = aya::maps::PerCpuValues::try_from(vec![Value(Counters::default()); cpus])
                 .map_err(KernelError::sys("clear", maps::COUNTERS))?;
             self.counters.set(slot, zero, 0).map_err(map_error(maps::COUNTERS))?;
+            self.known.set_counts(slot, NameCounts::default());
             for endpoint in 0..MAX_ENDPOINTS {
                 self.bar_word(slot, endpoint).store(0, Ordering::Relaxed);
             }
@@ -280,7 +285,9 @@ impl State {
     /// If the map cannot be read.
     pub fn counters(&self, slot: u32) -> Result<Counters, KernelError> {
         let per_cpu = self.counters.get(&slot, 0).map_err(map_error(maps::COUNTERS))?;
-        Ok(sum_counters(per_cpu.iter().map(|value| value.0)))
+        let mut sum = sum_counters(per_cpu.iter().map(|value| value.0));
+        sum.dns_misses = sum.dns_misses.saturating_add(self.known.counts(slot).missed);
+        Ok(sum)
     }
 
     /// The counters of the whole, summed over the CPUs.

@@ -12,6 +12,7 @@ use std::{
     ptr::NonNull,
 };
 
+use aya::Pod;
 use aya_obj::generated::{BPF_NOEXIST, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type};
 
 fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
@@ -217,6 +218,63 @@ fn sockmap(cmd: bpf_cmd, map: BorrowedFd<'_>, place: u32, value: &mut u64, flags
     bpf(cmd, &mut attr).map(drop)
 }
 
+/// Keys and values of one look-up of many.
+const BATCH: usize = 1024;
+
+/// All keys and values of a hash map (5.6+), a thousand with each call. What changes meanwhile may be missing or old.
+pub fn map_pairs<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
+    let mut pairs = Vec::new();
+    let (mut keys, mut values) = (Vec::<K>::with_capacity(BATCH), Vec::<V>::with_capacity(BATCH));
+    // Where to go on: a bucket's number.
+    let (mut from, mut next) = (None::<u32>, 0_u32);
+    loop {
+        let mut attr = new_attr();
+        attr.batch.in_batch = from.as_ref().map_or(0, |from| core::ptr::from_ref(from) as u64);
+        attr.batch.out_batch = &raw mut next as u64;
+        attr.batch.keys = keys.as_mut_ptr() as u64;
+        attr.batch.values = values.as_mut_ptr() as u64;
+        attr.batch.count = BATCH as u32;
+        attr.batch.map_fd = map.as_raw_fd() as u32;
+        let done = bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
+        let ended = match done {
+            Ok(_) => false,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => true,
+            Err(e) => return Err(e),
+        };
+        // SAFETY: the kernel says how many keys and values it wrote, at most as many as there is room for; both are plain
+        // data (`Pod`).
+        unsafe {
+            let count = attr.batch.count as usize;
+            keys.set_len(count);
+            values.set_len(count);
+        }
+        pairs.extend(keys.drain(..).zip(values.drain(..)));
+        if ended {
+            return Ok(pairs);
+        }
+        from = Some(next);
+    }
+}
+
+/// Takes a value out of a hash map, in one step (5.14+); `None` if it is not there.
+pub fn map_take<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    let mut value = core::mem::MaybeUninit::<V>::uninit();
+    let mut attr = new_attr();
+    // SAFETY: the union is zeroed; these fields are the ones that this command reads.
+    unsafe {
+        let element = &mut attr.__bindgen_anon_2;
+        element.map_fd = map.as_raw_fd() as u32;
+        element.key = core::ptr::from_ref(key) as u64;
+        element.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
+    }
+    match bpf(bpf_cmd::BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr) {
+        // SAFETY: the kernel wrote a whole value.
+        Ok(_) => Ok(Some(unsafe { value.assume_init() })),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 /// `SO_COOKIE` of a socket.
 pub fn socket_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     cookie(socket, libc::SO_COOKIE)
@@ -238,6 +296,15 @@ fn cookie(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<u64> {
         libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw mut cookie).cast(), &raw mut len)
     };
     if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
+/// Two numbers that nobody can guess.
+pub fn random() -> io::Result<[u64; 2]> {
+    let mut numbers = [0_u64; 2];
+    let size = size_of_val(&numbers);
+    // SAFETY: the numbers are on this stack and of the size given. So few bytes are never cut short.
+    let got = unsafe { libc::getrandom(numbers.as_mut_ptr().cast(), size, 0) };
+    if got == size as isize { Ok(numbers) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Now on `CLOCK_MONOTONIC`, the clock of the kernel's programs, in nanoseconds.

@@ -5,6 +5,7 @@
 
 pub mod compile;
 pub mod entry;
+pub mod ids;
 pub mod internal;
 pub mod pattern;
 pub mod ports;

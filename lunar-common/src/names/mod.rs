@@ -40,6 +40,18 @@ pub struct Learned {
     pub places: [u64; PLACES],
 }
 
+impl Learned {
+    /// The places that are taken at `now`.
+    pub fn holding(self, now: KtimeNs) -> impl Iterator<Item = Place> {
+        self.places.into_iter().map(Place).filter(move |place| place.holds(now))
+    }
+
+    /// Whether any is.
+    pub fn holds(self, now: KtimeNs) -> bool {
+        self.holding(now).next().is_some()
+    }
+}
+
 /// One name that an address was learned by, for people and for a policy that changes.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
