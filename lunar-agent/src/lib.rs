@@ -8,5 +8,6 @@ pub mod daemon;
 pub mod gateway;
 pub mod kernel;
 pub mod policy;
+pub mod resolution;
 pub mod targets;
 pub mod telemetry;

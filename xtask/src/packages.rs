@@ -50,6 +50,7 @@ pub const RUNTIME: &[Package] = &[
     package("iptables", Proof::Command("iptables"), "bench connect, which compares with REDIRECT"),
     package("haproxy", Proof::Command("haproxy"), "handoff tests with a stock gateway"),
     package("nginx-light", Proof::Command("nginx"), "handoff tests with a stock gateway"),
+    package("dnsmasq-base", Proof::Command("dnsmasq"), "tests with a real name server"),
     package("libnginx-mod-stream", Proof::Dpkg, "handoff tests with a stock gateway"),
     package("curl", Proof::Command("curl"), "tests with a real client"),
     package("nodejs", Proof::Command("node"), "tests with a real client"),

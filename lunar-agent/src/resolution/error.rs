@@ -1,0 +1,80 @@
+//! Why a name has no addresses, in words for `status` and `policy show`.
+
+use std::{fmt, net::SocketAddr, time::Duration};
+
+/// Why a look-up brought no address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LookupError {
+    /// The name cannot be put into a question, for example because it is longer than 255 bytes.
+    #[error("it is no name that DNS can be asked for")]
+    Name,
+    /// NXDOMAIN.
+    #[error("{server} says that there is no such name")]
+    NoSuchName {
+        /// Who said so.
+        server: SocketAddr,
+    },
+    /// NODATA, for IPv4 and IPv6.
+    #[error("{server} knows the name but no address of it")]
+    NoAddress {
+        /// Who said so.
+        server: SocketAddr,
+    },
+    /// No server gave an answer that is one: each server's fault in its last attempt.
+    #[error("{}", List(.0))]
+    NoServer(Vec<Fault>),
+}
+
+impl LookupError {
+    /// Of what went wrong with each of two families: what says more.
+    pub(super) fn or_rather(self, other: Self) -> Self {
+        let weight = |error: &Self| match error {
+            Self::NoAddress { .. } => 0,
+            Self::NoSuchName { .. } => 1,
+            Self::NoServer(_) => 2,
+            Self::Name => 3,
+        };
+        if weight(&other) > weight(&self) { other } else { self }
+    }
+}
+
+/// What one server did instead of answering.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// Nothing came back.
+    #[error("no answer from {server} within {within:?}")]
+    Silent {
+        /// Who was asked.
+        server: SocketAddr,
+        /// How long it was waited for.
+        within: Duration,
+    },
+    /// It answered that it will not or cannot.
+    #[error("{server} answered {code:?}")]
+    Code {
+        /// Who was asked.
+        server: SocketAddr,
+        /// The response code, by its name in RFC 1035.
+        code: &'static str,
+    },
+    /// It could not be asked, or what came back is no DNS.
+    #[error("{server} could not be asked: {reason}")]
+    Unusable {
+        /// Who was asked.
+        server: SocketAddr,
+        /// Of the network or of the message, in a few words.
+        reason: String,
+    },
+}
+
+struct List<'a>(&'a [Fault]);
+
+impl fmt::Display for List<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, fault) in self.0.iter().enumerate() {
+            let joint = if index == 0 { "" } else { "; " };
+            write!(f, "{joint}{fault}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,164 @@
+//! The agent's own resolution of the exact names of the policy: for applications that resolved them before they were
+//! intercepted, and for DNS that the kernel program cannot see.
+//!
+//! The daemon owns a [`Resolution`], wakes it when it wants to be and is told what names came to.
+
+mod error;
+mod lookup;
+mod marked;
+mod schedule;
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{task::JoinSet, time::Instant};
+
+pub use error::{Fault, LookupError};
+use lookup::Host;
+use schedule::Schedule;
+pub use schedule::{Answer, NameState};
+
+/// The files that say how this host resolves names.
+#[derive(Clone, Debug)]
+pub struct HostFiles {
+    /// resolv.conf(5).
+    pub resolv_conf: PathBuf,
+    /// hosts(5).
+    pub hosts: PathBuf,
+}
+
+impl Default for HostFiles {
+    fn default() -> Self {
+        Self { resolv_conf: "/etc/resolv.conf".into(), hosts: "/etc/hosts".into() }
+    }
+}
+
+/// A look-up that has ended.
+pub struct Answered {
+    name: Arc<str>,
+    result: Result<Vec<Answer>, LookupError>,
+}
+
+/// What a name means now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// In lower case, without the last dot.
+    pub name: String,
+    /// At least one, each with its TTL as received.
+    pub addresses: Vec<Answer>,
+}
+
+/// The names that are followed, and the look-ups under way.
+pub struct Resolution {
+    schedule: Schedule,
+    running: JoinSet<Answered>,
+    files: HostFiles,
+    mark: u32,
+    /// What the files said, and which files these were.
+    host: Option<(Stamps, Arc<Host>)>,
+}
+
+impl Resolution {
+    /// As this host resolves names, from sockets with `SO_MARK` = `mark` (host byte order, 0 for none).
+    pub fn new(mark: u32) -> Self {
+        Self::with_files(mark, HostFiles::default())
+    }
+
+    /// The same with other files than the host's.
+    pub fn with_files(mark: u32, files: HostFiles) -> Self {
+        Self { schedule: Schedule::default(), running: JoinSet::new(), files, mark, host: None }
+    }
+
+    /// Follows these names (lower case, no last dot) and no others. What is known of those that stay is kept. No
+    /// answer is taken to expire before `min_ttl`.
+    pub fn follow(&mut self, names: &BTreeSet<String>, min_ttl: Duration, now: Instant) {
+        self.schedule.follow(names, min_ttl, now);
+    }
+
+    /// When [`Resolution::begin_due`] has something to do; `None` if it has not before a look-up ends.
+    pub fn next_wake(&self) -> Option<Instant> {
+        self.schedule.next_wake()
+    }
+
+    /// Begins the look-ups that are due. Must be called within the runtime.
+    pub fn begin_due(&mut self, now: Instant) {
+        while let Some(name) = self.schedule.begin(now) {
+            let host = self.host();
+            self.running.spawn(async move {
+                let result = host.look_up(&name).await;
+                Answered { name, result }
+            });
+        }
+    }
+
+    /// The next look-up that ends; `None` at once while none is under way. May be dropped at any time.
+    pub async fn next_done(&mut self) -> Option<Answered> {
+        let done = self.running.join_next().await?;
+        Some(done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic())))
+    }
+
+    /// Enters a look-up that has ended. Returns the addresses of a name that has some and is still followed.
+    pub fn on_done(&mut self, answered: Answered, now: Instant) -> Option<Resolved> {
+        let Answered { name, result } = answered;
+        let found = result.as_ref().ok().cloned();
+        if let Err(reason) = &result {
+            tracing::debug!(name = &*name, %reason, "not resolved");
+        }
+        let followed = self.schedule.on_done(&name, result, now, fastrand::f64());
+        found.filter(|_| followed).map(|addresses| Resolved { name: name.to_string(), addresses })
+    }
+
+    /// What is known of a name; `None` if it is not followed.
+    pub fn state(&self, name: &str) -> Option<&NameState> {
+        self.schedule.state(name)
+    }
+
+    /// What a person should know: which names cannot be resolved and why, a few of them by name.
+    pub fn problems(&self) -> Vec<String> {
+        self.schedule.problems()
+    }
+
+    /// The host's configuration as it is now; read again only when its files are others.
+    fn host(&mut self) -> Arc<Host> {
+        let stamps = Stamps::of(&self.files);
+        if let Some((read, host)) = &self.host
+            && *read == stamps
+        {
+            return Arc::clone(host);
+        }
+        let resolv_conf = contents(&self.files.resolv_conf);
+        let hosts = contents(&self.files.hosts);
+        let host = Arc::new(Host::new(&String::from_utf8_lossy(&resolv_conf), &hosts, self.mark));
+        self.host = Some((stamps, Arc::clone(&host)));
+        host
+    }
+}
+
+/// Which files they were; another one in the same place differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stamps([Option<(u64, u64, u64, i64, i64)>; 2]);
+
+impl Stamps {
+    fn of(files: &HostFiles) -> Self {
+        Self([&files.resolv_conf, &files.hosts].map(|path| {
+            let file = fs::metadata(path).ok()?;
+            Some((file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec()))
+        }))
+    }
+}
+
+/// A file that is missing says nothing, as for the C library.
+fn contents(path: &Path) -> Vec<u8> {
+    fs::read(path).unwrap_or_else(|error| {
+        if error.kind() != io::ErrorKind::NotFound {
+            tracing::warn!(path = %path.display(), %error, "cannot be read");
+        }
+        Vec::new()
+    })
+}
