@@ -1,6 +1,7 @@
 //! The agent: loads and looks after the kernel programs, the gateway's health and the targets, and is what the
 //! command line talks to. A folder is a subject, with its pure part and its I/O apart (ARCHITECTURE.md).
 
+pub mod addresses;
 pub mod cli;
 pub mod config;
 pub mod control;

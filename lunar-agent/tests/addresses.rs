@@ -7,6 +7,8 @@ mod world;
 
 use std::{fs, path::PathBuf, time::Duration};
 
+use lunar_agent::addresses::AddressChanges;
+use lunar_lab::Lab;
 use nix::{
     mount::{MsFlags, mount},
     sys::signal::Signal,
@@ -135,4 +137,46 @@ fn an_address_that_the_host_gets_is_internal() {
         s.connects(&s.world.app, 1);
         s.redirected() == redirected + 1
     });
+}
+
+#[test]
+fn the_kernel_tells_of_each_change_and_of_many_only_once() {
+    let lab = Lab::new("told").unwrap();
+    let netns = lab.netns("host").unwrap();
+    let batch = lab.dir().join("batch");
+    let many: String =
+        (0..4_000).map(|i| format!("address add 10.7.{}.{}/32 dev lo\n", i / 250, i % 250)).collect();
+    fs::write(&batch, many).unwrap();
+    let scene = async || {
+        let mut changes = AddressChanges::new().unwrap();
+        let quiet = Duration::from_millis(2_500);
+        tokio::time::timeout(quiet, changes.changed()).await.expect_err("nothing has changed yet");
+
+        let (v4, v6) = ("203.0.113.9/32", "2001:db8::9/128");
+        netns.address_add("lo", v4).unwrap();
+        told(&mut changes).await;
+        netns.address_del("lo", v4).unwrap();
+        told(&mut changes).await;
+        netns.address_add("lo", v6).unwrap();
+        told(&mut changes).await;
+        // The kernel may tell of an IPv6 address again when it has checked that it is nobody else's.
+        while tokio::time::timeout(quiet, changes.changed()).await.is_ok() {}
+
+        // More than the socket holds.
+        netns.ip(&["-batch", batch.to_str().unwrap()]).unwrap();
+        told(&mut changes).await;
+        tokio::time::timeout(quiet, changes.changed()).await.expect_err("told twice");
+        netns.address_add("lo", v4).unwrap();
+        told(&mut changes).await;
+    };
+    let run = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(scene());
+        Ok(())
+    };
+    netns.run(run).unwrap();
+}
+
+async fn told(changes: &mut AddressChanges) {
+    tokio::time::timeout(SOON, changes.changed()).await.expect("a change is told").unwrap();
 }

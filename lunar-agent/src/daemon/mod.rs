@@ -26,6 +26,7 @@ use tokio::{
 pub use error::DaemonError;
 
 use crate::{
+    addresses::AddressChanges,
     config::{Loaded, OnStop, Sources},
     control::server,
     kernel::events::Events,
@@ -77,6 +78,7 @@ pub async fn run(sources: Sources, loaded: Loaded) -> Result<(), DaemonError> {
     agent.follow_kernel_log();
     let mut events = Events::open(agent.pins())?;
     let mut watchdog = Watchdog::new();
+    let mut addresses = AddressNews::new();
     agent.announce();
     notify(&[NotifyState::Ready]);
 
@@ -90,6 +92,7 @@ pub async fn run(sources: Sources, loaded: Loaded) -> Result<(), DaemonError> {
                 Err(source) => return Err(DaemonError::Events(source)),
             },
             Some((request, answer)) = asked.recv() => agent.on_request(request, answer),
+            () = addresses.come() => agent.watch_addresses(),
             _ = hang_up.recv() => agent.begin_reload(None),
             () = watchdog.due() => notify(&[NotifyState::Watchdog]),
             signal = signals.stop() => break signal,
@@ -130,6 +133,34 @@ impl Watchdog {
             Some(interval) => drop(interval.tick().await),
             None => std::future::pending().await,
         }
+    }
+}
+
+/// What the kernel tells of this host's addresses. Without it they are only looked at with everything else, once a
+/// second.
+struct AddressNews(Option<AddressChanges>);
+
+impl AddressNews {
+    fn new() -> Self {
+        Self(AddressChanges::new().inspect_err(Self::say).ok())
+    }
+
+    fn say(error: &std::io::Error) {
+        tracing::warn!(%error, "changes of this host's addresses are noticed only once a second");
+    }
+
+    /// Waits until the addresses may be others; for ever, if the kernel does not tell.
+    async fn come(&mut self) {
+        if let Some(changes) = &mut self.0 {
+            match changes.changed().await {
+                Ok(()) => return,
+                Err(error) => {
+                    Self::say(&error);
+                    self.0 = None;
+                }
+            }
+        }
+        std::future::pending().await
     }
 }
 
