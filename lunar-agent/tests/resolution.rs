@@ -5,7 +5,6 @@ use std::{
     collections::BTreeSet,
     fs,
     net::IpAddr,
-    path::PathBuf,
     time::{Duration, Instant as Clock},
 };
 
@@ -17,6 +16,8 @@ use tokio::{net::UdpSocket, time::Instant};
 const SOON: Duration = Duration::from_secs(20);
 /// Where the name server listens, inside the namespace.
 const SERVER: &str = "127.0.0.53";
+/// Of the sockets that ask.
+const MARK: u32 = 0x4c75_6e72;
 const MIN_TTL: Duration = Duration::from_secs(30);
 
 /// A namespace with name servers, and files that say how names are resolved in it.
@@ -43,6 +44,10 @@ impl Scene {
 
     /// dnsmasq with these records; it knows all of `.example`, and refuses to talk of anything else.
     fn server(&self, address: &str, records: &[&str]) -> Child {
+        self.server_in(&self.netns, address, records)
+    }
+
+    fn server_in(&self, netns: &Netns, address: &str, records: &[&str]) -> Child {
         let listen = format!("--listen-address={address}");
         let always = [
             "--keep-in-foreground",
@@ -55,15 +60,23 @@ impl Scene {
             "--no-hosts",
             "--local=/example/",
         ];
-        let dnsmasq = Spawn::new("dnsmasq").args(always).args([&listen]).args(records).netns(&self.netns);
+        let dnsmasq = Spawn::new("dnsmasq").args(always).args([&listen]).args(records).netns(netns);
         let child = self.lab.spawn(dnsmasq).unwrap();
         child.wait_for_line("started", SOON).unwrap();
         child
     }
 
+    /// A name server's option, by which it knows 200 addresses of `long.example`.
+    fn long(&self) -> String {
+        let file = self.lab.dir().join("long");
+        let lines: String = (0..200).map(|i| format!("203.0.113.{i} long.example\n")).collect();
+        fs::write(&file, lines).unwrap();
+        format!("--addn-hosts={}", file.display())
+    }
+
     /// Runs `work` with a resolution of these names, inside the namespace.
     fn following(&self, names: &[&str], work: impl AsyncFnOnce(&mut Following) + Send) {
-        let mut resolution = Resolution::with_files(0, self.files.clone());
+        let mut resolution = Resolution::with_files(MARK, self.files.clone());
         resolution.follow(&set(names), MIN_TTL, Instant::now());
         let mut following = Following(resolution);
         self.netns
@@ -131,9 +144,10 @@ fn answers<const N: usize>(all: [(&str, u64); N]) -> BTreeSet<Answer> {
 #[test]
 fn names_get_the_addresses_of_both_families_with_their_ttls() {
     let s = Scene::new("answers");
-    let _server = s.server(
+    let server = s.server(
         SERVER,
         &[
+            "--log-queries",
             "--host-record=both.example,203.0.113.7,2001:db8::7,300",
             "--host-record=four.example,203.0.113.8,500",
             "--host-record=six.example,2001:db8::8,0",
@@ -155,6 +169,12 @@ fn names_get_the_addresses_of_both_families_with_their_ttls() {
         );
         assert_eq!(f.answers("local.example"), answers([("198.51.100.1", 0)]), "from the hosts file");
         assert_eq!(f.0.problems(), [""; 0]);
+
+        let mark = server.mark();
+        f.0.follow(&set(&[]), MIN_TTL, Instant::now());
+        f.0.follow(&set(&["four.example"]), MIN_TTL, Instant::now());
+        f.settled(&["four.example"]).await;
+        server.wait_for_line_after(mark, "query[A] four.example", SOON).unwrap();
     });
 }
 
@@ -177,13 +197,31 @@ fn what_has_no_address_says_why() {
 #[test]
 fn an_answer_that_is_too_long_for_udp_comes_by_tcp() {
     let s = Scene::new("long");
-    let long: PathBuf = s.lab.dir().join("long");
-    let lines: String = (0..200).map(|i| format!("203.0.113.{i} long.example\n")).collect();
-    fs::write(&long, lines).unwrap();
-    let _server = s.server(SERVER, &[&format!("--addn-hosts={}", long.display())]);
+    let long = s.long();
+    let _server = s.server(SERVER, &[&long]);
     s.following(&["long.example"], async |f| {
         f.settled(&["long.example"]).await;
         assert_eq!(f.answers("long.example").len(), 200);
+    });
+}
+
+#[test]
+fn every_question_carries_the_mark() {
+    let s = Scene::new("mark");
+    let far = s.lab.netns("far").unwrap();
+    s.lab.veth((&s.netns, &["203.0.113.1/24"]), (&far, &["203.0.113.2/24"])).unwrap();
+    let long = s.long();
+    let _server = s.server_in(&far, "203.0.113.2", &[&long, "--host-record=short.example,203.0.113.7,60"]);
+    s.resolv_conf("nameserver 203.0.113.2\noptions timeout:1 attempts:1\n");
+    let without = s.netns.ip(&["rule", "add", "pref", "10", "not", "fwmark", &MARK.to_string(), "prohibit"]);
+    without.unwrap();
+    s.following(&["short.example", "long.example"], async |f| {
+        let unmarked = UdpSocket::bind("0.0.0.0:0").await.unwrap();
+        let refused = unmarked.send_to(b"?", "203.0.113.2:53").await.unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied, "the rule works");
+        f.settled(&["short.example", "long.example"]).await;
+        assert_eq!(f.answers("short.example").len(), 1, "by UDP");
+        assert_eq!(f.answers("long.example").len(), 200, "by TCP");
     });
 }
 

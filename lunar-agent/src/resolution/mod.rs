@@ -140,9 +140,13 @@ impl Resolution {
     }
 }
 
-/// Which files they were; another one in the same place differs.
+/// Device, inode, size, and the time of the last change in seconds and nanoseconds: another file in the same place
+/// differs in one of them.
+type Stamp = (u64, u64, u64, i64, i64);
+
+/// Which files were read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Stamps([Option<(u64, u64, u64, i64, i64)>; 2]);
+struct Stamps([Option<Stamp>; 2]);
 
 impl Stamps {
     fn of(files: &HostFiles) -> Self {
