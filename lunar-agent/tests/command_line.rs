@@ -42,7 +42,7 @@ fn a_bad_configuration_is_refused_with_what_where_and_what_to_do() {
     let root = format!("cgroup:{}", root.display());
     let attempts = [("LUNAR_ENTER_COOLDOWN_AFTER_ATTEMPTS", "abc")];
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a [&'a str]);
-    let cases: [Case<'_>; 12] = [
+    let cases: [Case<'_>; 13] = [
         (
             &["--gateway", "gw:70000"],
             &[],
@@ -58,6 +58,14 @@ fn a_bad_configuration_is_refused_with_what_where_and_what_to_do() {
             &attempts,
             &[
                 "LUNAR_ENTER_COOLDOWN_AFTER_ATTEMPTS: failsafe.enter_cooldown_after_attempts: \"abc\" is not a whole number",
+            ],
+        ),
+        (
+            &[],
+            &[("LUNAR_ALLOW_LIST", "api.x, *.,10.0.0.0/8"), ("LUNAR_BLOCK_LIST", "http://x")],
+            &[
+                "LUNAR_ALLOW_LIST: policy.allow: \"*.\" is not a usable wildcard",
+                "LUNAR_BLOCK_LIST: policy.block: \"http://x\" is a URL",
             ],
         ),
         (&["--handoff", "lunar"], &[], &["--handoff: gateway.handoff", "not built"]),
@@ -124,6 +132,14 @@ fn a_bad_file_is_refused_with_its_line() {
         for part in parts {
             assert!(text.contains(part), "no {part:?} in {text}");
         }
+    }
+    let bad = world.config("[gateway]\nhandoff = \"original-dst\"\n[policy]\nallow = [\"a.x\",\n\"a..b\"]\n");
+    for verb in [&["run"][..], &["config", "check"]] {
+        let (code, text) = end(&world, &[&[AGENT], verb, &["--config", bad.to_str().unwrap()]].concat(), &[]);
+        assert!(
+            code == 2 && text.contains("agent.toml:5: policy.allow: \"a..b\" has an empty label"),
+            "{text}"
+        );
     }
     for verb in [&["run"][..], &["status"], &["cleanup"], &["config", "check"]] {
         let (code, text) = end(&world, &[&[AGENT], verb, &["--config", "/nonexistent/a.toml"]].concat(), &[]);

@@ -15,7 +15,7 @@ use super::layer::{Layer, RawValue, Source};
 use super::problem::ConfigErrors;
 use super::show::Origin;
 use super::target;
-use crate::policy::{Host, PolicyEntry};
+use crate::policy::PolicyEntry;
 use crate::targets::TargetSpec;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -159,21 +159,10 @@ fn policy(c: &mut Checker<'_>) -> Option<Policy> {
 }
 
 fn entries(c: &mut Checker<'_>, key: &'static str) -> Option<Vec<PolicyEntry>> {
-    let entries = c.list(key, |item| entry(&item.value).map_err(|refusal| vec![refusal]))?;
+    let entries = c.list(key, |item| check::parsed(&item.value).map_err(|refusal| vec![refusal]))?;
     let entries: Vec<_> = entries.into_iter().map(|(entry, _)| entry).collect();
     c.record(key.to_owned(), &entries, &c.source(key));
     Some(entries)
-}
-
-fn entry(value: &RawValue) -> Result<PolicyEntry, Refusal> {
-    let entry: PolicyEntry = check::parsed(value)?;
-    match entry.host {
-        Host::Net(_) => Ok(entry),
-        Host::Name(_) => Err(Refusal::not_built(format!(
-            "{:?} is a name; names in policy are not built yet; use addresses or CIDRs",
-            entry.to_string()
-        ))),
-    }
 }
 
 fn ports(c: &mut Checker<'_>) -> Option<Vec<u16>> {

@@ -100,8 +100,8 @@ fn every_key_can_be_set_in_the_file() {
         on_stop = "detach"
         [relay]
         [policy]
-        allow = ["192.0.2.7/24"]
-        block = ["192.0.2.1:443", "2001:db8::/32"]
+        allow = ["192.0.2.7/24", " *.OpenAI.com. ", "Bücher.example:8443"]
+        block = ["192.0.2.1:443", "2001:db8::/32", "localhost"]
         ports = [8080, 80, 80]
         min_ttl = "0s"
         dns_grace = "1d"
@@ -146,8 +146,11 @@ fn every_key_can_be_set_in_the_file() {
     let canonical = |entries: &[crate::policy::PolicyEntry]| -> Vec<String> {
         entries.iter().map(ToString::to_string).collect()
     };
-    assert_eq!(canonical(&config.policy.allow), ["192.0.2.0/24"]);
-    assert_eq!(canonical(&config.policy.block), ["192.0.2.1:443", "2001:db8::/32"]);
+    assert_eq!(
+        canonical(&config.policy.allow),
+        ["192.0.2.0/24", "*.openai.com", "xn--bcher-kva.example:8443"]
+    );
+    assert_eq!(canonical(&config.policy.block), ["192.0.2.1:443", "2001:db8::/32", "localhost"]);
     assert_eq!(config.policy.ports, [80, 8080]);
     assert_eq!(config.policy.min_ttl, Duration::ZERO);
     assert_eq!(config.policy.dns_grace, Duration::from_secs(86_400));
@@ -242,7 +245,7 @@ fn every_variable_of_the_contract_is_read() {
         ("LUNAR_HEALTHCHECK_PORT", "18040"),
         ("LUNAR_ENTER_COOLDOWN_AFTER_ATTEMPTS", "7"),
         ("LUNAR_EXIT_COOLDOWN_AFTER_SEC", "2.5"),
-        ("LUNAR_ALLOW_LIST", "192.0.2.1 , 198.51.100.0/24"),
+        ("LUNAR_ALLOW_LIST", "192.0.2.1 , 198.51.100.0/24,*.Example.com:81"),
         ("LUNAR_BLOCK_LIST", "192.0.2.2"),
         ("LUNAR_SOCKET", "/s"),
         ("LUNAR_INTERCEPTOR_LOG_LEVEL", "DEBUG"),
@@ -258,7 +261,7 @@ fn every_variable_of_the_contract_is_read() {
     assert_eq!(config.failsafe.exit_cooldown_after, Duration::from_millis(2500));
     assert_eq!(
         config.policy.allow.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        ["192.0.2.1", "198.51.100.0/24"]
+        ["192.0.2.1", "198.51.100.0/24", "*.example.com:81"]
     );
     assert_eq!(config.policy.block.iter().map(ToString::to_string).collect::<Vec<_>>(), ["192.0.2.2"]);
     assert_eq!(config.paths.socket, PathBuf::from("/s"));

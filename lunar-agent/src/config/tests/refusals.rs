@@ -175,6 +175,40 @@ fn one_bad_value_gives_one_problem_in_one_line() {
 }
 
 #[test]
+fn a_bad_entry_refuses_the_configuration_and_is_named_with_its_source() {
+    let (label, name) = ("a".repeat(64), format!("{}com", "a.".repeat(126)));
+    for (entry, reason) in [
+        ("http://x", "is a URL"),
+        ("*.", "is not a usable wildcard"),
+        ("*", "is not a usable wildcard"),
+        ("*x.com", "is not a usable wildcard"),
+        ("*.*.com", "is not a usable wildcard"),
+        ("a..b", "has an empty label"),
+        ("1.2.3.4/33", "has the prefix length \"33\", which is not 0 to 32"),
+        ("host:99999", "has the port \"99999\", which is not 1 to 65535"),
+        ("a b", "has white space inside"),
+        ("a.b/c", "has a slash after a name"),
+        ("1.2.3", "is not an IPv4 or IPv6 address or CIDR"),
+        ("a@b.c", "has '@', which no host name has"),
+        (label.as_str(), "has a label of 64 bytes"),
+        (name.as_str(), "is 255 bytes long"),
+    ] {
+        let file = |key| format!("policy.{key} = [\"ok.example\",\n {entry:?}]\n{HANDOFF}");
+        for key in ["allow", "block"] {
+            let found = in_file(&file(key));
+            let start = format!("2: policy.{key}: {entry:?} {reason}");
+            assert!(found.len() == 1 && found[0].starts_with(&start), "{found:#?}\nwanted {start}");
+        }
+        let list = format!("ok.example, {entry},10.0.0.0/8");
+        for (variable, key) in [("LUNAR_ALLOW_LIST", "allow"), ("LUNAR_BLOCK_LIST", "block")] {
+            let found = problems(HANDOFF, &[(variable, &list)], Flags::default());
+            let start = format!("{variable}: policy.{key}: {entry:?} {reason}");
+            assert!(found.len() == 1 && found[0].starts_with(&start), "{found:#?}\nwanted {start}");
+        }
+    }
+}
+
+#[test]
 fn what_is_not_built_is_refused_with_a_sentence() {
     for (line, problem) in [
         ("gateway.tls = \"intercept\"", "gateway.tls: \"intercept\" is not built yet; use tls = \"direct\""),
@@ -183,10 +217,6 @@ fn what_is_not_built_is_refused_with_a_sentence() {
         (
             "gateway.process = \"docker:gw\"",
             "gateway.process: \"docker:gw\": selecting by docker: is not built yet",
-        ),
-        (
-            "policy.allow = [\"api.stripe.com\"]",
-            "policy.allow: \"api.stripe.com\" is a name; names in policy are not built yet; use addresses or CIDRs",
         ),
         ("relay.replay = \"safe\"", "relay: the relay is not built yet"),
         (
