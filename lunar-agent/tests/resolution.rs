@@ -151,11 +151,13 @@ fn names_get_the_addresses_of_both_families_with_their_ttls() {
             "--host-record=both.example,203.0.113.7,2001:db8::7,300",
             "--host-record=four.example,203.0.113.8,500",
             "--host-record=six.example,2001:db8::8,0",
+            "--host-record=half.test,203.0.113.9,60",
             "--cname=alias.example,both.example,40",
         ],
     );
     fs::write(&s.files.hosts, "198.51.100.1 Local.example four-not.example # and no more\n").unwrap();
-    let names = ["both.example", "four.example", "six.example", "alias.example", "local.example"];
+    let names =
+        ["both.example", "four.example", "six.example", "alias.example", "local.example", "half.test"];
     s.following(&names, async |f| {
         f.settled(&names).await;
         assert_eq!(f.answers("both.example"), answers([("203.0.113.7", 300), ("2001:db8::7", 300)]));
@@ -168,6 +170,7 @@ fn names_get_the_addresses_of_both_families_with_their_ttls() {
             "{least}"
         );
         assert_eq!(f.answers("local.example"), answers([("198.51.100.1", 0)]), "from the hosts file");
+        assert_eq!(f.answers("half.test"), answers([("203.0.113.9", 60)]), "IPv6 is refused");
         assert_eq!(f.0.problems(), [""; 0]);
 
         let mark = server.mark();
