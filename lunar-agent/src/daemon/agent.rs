@@ -19,6 +19,7 @@ use super::{
     DaemonError,
     endpoints::{self, Lookups},
     gateways::Gateways,
+    names::SWEEP_EVERY,
     probes::Probes,
     reload::{Prepared, Reloads},
     renewal::Plan,
@@ -39,6 +40,7 @@ use crate::{
         predecessor::Predecessor,
         state::State,
     },
+    resolution,
     targets::{TargetSpec, cgroup::Cgroup, set::TargetSet},
 };
 
@@ -79,10 +81,12 @@ pub(super) struct Agent {
     pub(super) endpoints: Vec<Endpoint>,
     pub(super) lookups: Lookups,
     pub(super) probes: Probes,
+    pub(super) names: resolution::Resolution,
     pub(super) gateways: Gateways,
     started: Instant,
     next_beat: Instant,
     next_watch: Instant,
+    next_sweep: Instant,
     /// An agent of another version whose connections are still under way, and until when.
     pub(super) predecessor: Option<(Predecessor, Instant)>,
     /// Its sockets that wait to send their PROXY header.
@@ -93,6 +97,7 @@ pub(super) struct Agent {
 pub(super) enum Done {
     Probe(super::probes::Probed),
     Resolved(Vec<Resolution>),
+    Named(resolution::Answered),
     Prepared(Box<Prepared>),
 }
 
@@ -147,6 +152,7 @@ impl Agent {
         let mut agent = Self {
             state: State::open(&pins)?,
             probes: Probes::new(&config),
+            names: resolution::Resolution::new(MARK),
             config,
             reloads,
             pins,
@@ -169,6 +175,7 @@ impl Agent {
             // The first is made when everything is in its place, or targets are taken over while the lease is fresh.
             next_beat: now + lease,
             next_watch: now,
+            next_sweep: now,
             predecessor: None,
             waiting_sockets: Vec::new(),
         };
@@ -188,6 +195,7 @@ impl Agent {
         agent.write_unready();
         agent.retire_slots()?;
         agent.beat();
+        agent.names_changed();
         if let Some(predecessor) = predecessor {
             agent.succeed(predecessor)?;
         }
@@ -236,9 +244,10 @@ impl Agent {
     pub(super) fn next_wake(&self) -> Instant {
         let probe = self.probes.next(&self.endpoints, |slot| self.state.breaker.word(slot).load());
         let predecessor = self.predecessor.as_ref().map(|(_, until)| *until);
-        [self.next_beat, self.next_watch]
+        [self.next_beat, self.next_watch, self.next_sweep]
             .into_iter()
             .chain(probe)
+            .chain(self.names.next_wake())
             .chain(predecessor)
             .chain(self.leaving.front().map(|(until, _)| *until))
             .min()
@@ -252,6 +261,7 @@ impl Agent {
             self.beat();
         }
         self.probes.begin_due(&self.endpoints, |slot| self.state.breaker.word(slot).load());
+        self.names.begin_due(now);
         if let Some((predecessor, _)) = self.predecessor.take_if(|(_, until)| now >= *until) {
             self.forget_predecessor(predecessor);
         }
@@ -261,6 +271,10 @@ impl Agent {
             self.watch_gateways();
             self.watch_targets();
             self.watch_addresses();
+        }
+        if now >= self.next_sweep {
+            self.next_sweep = now + SWEEP_EVERY;
+            self.sweep_names();
         }
     }
 
@@ -281,6 +295,7 @@ impl Agent {
     pub(super) async fn next_done(&mut self) -> Option<Done> {
         tokio::select! {
             Some(probed) = self.probes.next_done() => Some(Done::Probe(probed)),
+            Some(answered) = self.names.next_done() => Some(Done::Named(answered)),
             Some(resolved) = self.lookups.next_done() => Some(Done::Resolved(resolved)),
             Some(prepared) = self.reloads.next_done() => Some(Done::Prepared(Box::new(prepared))),
             else => None,
@@ -290,6 +305,7 @@ impl Agent {
     pub(super) fn on_done(&mut self, done: Done) {
         match done {
             Done::Probe(probed) => self.on_probed(probed),
+            Done::Named(answered) => self.on_name(answered),
             Done::Resolved(resolutions) => self.on_resolved(resolutions),
             Done::Prepared(prepared) => self.on_prepared(*prepared),
         }
@@ -342,6 +358,7 @@ impl Agent {
             .chain(self.lookups.problems())
             .chain(missing)
             .chain(self.gateways.not_exempt())
+            .chain(self.names.problems())
             .collect()
     }
 

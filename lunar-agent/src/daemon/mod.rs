@@ -8,6 +8,7 @@ mod exemption;
 mod gateways;
 mod lifecycle;
 mod listeners;
+mod names;
 mod probes;
 mod reload;
 mod renewal;

@@ -78,6 +78,7 @@ impl Agent {
             tracing::error!(error = %e, "the slots of former endpoints are not free");
         }
         self.let_go(&before.targets);
+        self.names_changed();
         self.follow_kernel_log();
         trim_heap();
         Ok(())

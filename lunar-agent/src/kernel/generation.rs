@@ -189,7 +189,9 @@ fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Map, KernelError> {
 
 fn map_fd<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>, KernelError> {
     Ok(match ebpf.map(name) {
-        Some(Map::Array(data) | Map::SockHash(data) | Map::RingBuf(data) | Map::LpmTrie(data)) => data.fd().as_fd(),
+        Some(Map::Array(data) | Map::SockHash(data) | Map::RingBuf(data) | Map::LpmTrie(data)) => {
+            data.fd().as_fd()
+        }
         _ => return Err(no_map(name)),
     })
 }

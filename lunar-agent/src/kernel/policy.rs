@@ -89,6 +89,11 @@ impl PolicyMaps {
         Some((id, self.name_answer(id)?.get()))
     }
 
+    /// Whether a pattern has this number.
+    pub fn has(&self, id: u32) -> bool {
+        self.name_answer(id).is_some_and(|answer| answer.answer != 0)
+    }
+
     /// Says whether the agent knows the addresses of the names that a pattern means.
     ///
     /// # Errors

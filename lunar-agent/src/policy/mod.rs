@@ -9,6 +9,7 @@ pub mod ids;
 pub mod internal;
 pub mod pattern;
 pub mod ports;
+pub mod wire;
 
 pub use compile::names;
 pub use entry::{Host, PolicyEntry, PolicyEntryError};

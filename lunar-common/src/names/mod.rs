@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Addresses that can be known at one time, of all targets together. Beyond it an answer is not stored, which is a miss.
-pub const MAX_LEARNED: u32 = 262_144;
+pub const MAX_LEARNED: u32 = 131_072;
 /// Addresses that one target can know.
 pub const MAX_LEARNED_PER_TARGET: u64 = 16_384;
 /// The longest TTL that is believed: a day.
