@@ -12,8 +12,8 @@ use std::{
 };
 
 use aya_obj::generated::{
-    BPF_F_ALLOW_MULTI, bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_map_info,
-    bpf_map_type, bpf_prog_info, bpf_prog_type, bpf_stats_type,
+    BPF_F_ALLOW_MULTI, bpf_attach_type, bpf_attr, bpf_cmd, bpf_func_info, bpf_insn, bpf_link_info,
+    bpf_map_info, bpf_map_type, bpf_prog_info, bpf_prog_type, bpf_stats_type,
 };
 
 /// The folder below `paths.pins` of the ABI that is measured and tested (`lunar_common::abi::VERSION`).
@@ -54,25 +54,94 @@ pub(crate) fn load(
     hook: bpf_attach_type,
     instructions: &[bpf_insn],
 ) -> io::Result<OwnedFd> {
-    let mut log = vec![0_u8; 1 << 16];
+    load_code(&Code { kind, hook: Some(hook), instructions, functions: None }, VerifierLog::Statistics)
+        .map(|(program, _log)| program)
+}
+
+/// A program as the kernel takes it.
+pub(crate) struct Code<'a> {
+    /// Its type.
+    pub kind: bpf_prog_type,
+    /// Its hook, for the types that name it when they are loaded.
+    pub hook: Option<bpf_attach_type>,
+    /// The program, and after it the functions that it calls.
+    pub instructions: &'a [bpf_insn],
+    /// Where its functions begin, and their types; global functions and call-backs need it.
+    pub functions: Option<Functions<'a>>,
+}
+
+/// `func_info` and the BTF that it speaks of.
+pub(crate) struct Functions<'a> {
+    /// The loaded BTF.
+    pub btf: BorrowedFd<'a>,
+    /// One for each function.
+    pub info: &'a [bpf_func_info],
+}
+
+/// How much the verifier tells (include/linux/bpf_verifier.h, `BPF_LOG_*`).
+#[derive(Clone, Copy)]
+enum VerifierLog {
+    /// The way it took, statistics included.
+    Steps = 1,
+    /// Statistics alone.
+    Statistics = 4,
+}
+
+/// Loads a program and returns what the verifier said of it: its statistics. When it refuses the program, the end of its
+/// log is in the error.
+pub(crate) fn load_with_statistics(code: &Code<'_>) -> io::Result<(OwnedFd, String)> {
+    load_code(code, VerifierLog::Statistics)
+}
+
+fn load_code(code: &Code<'_>, level: VerifierLog) -> io::Result<(OwnedFd, String)> {
+    /// The last lines say why.
+    const SHOWN: usize = 30;
+    let mut log = vec![0_u8; if matches!(level, VerifierLog::Steps) { 1 << 24 } else { 1 << 16 }];
     let mut attr = new_attr();
     // SAFETY: the union is zeroed; these fields are the ones BPF_PROG_LOAD reads, and what they point to outlives the
     // call.
     unsafe {
         let load = &mut attr.__bindgen_anon_3;
-        load.prog_type = kind as u32;
-        load.expected_attach_type = hook as u32;
-        load.insns = instructions.as_ptr() as u64;
-        load.insn_cnt = instructions.len() as u32;
+        load.prog_type = code.kind as u32;
+        load.expected_attach_type = code.hook.map_or(0, |hook| hook as u32);
+        load.insns = code.instructions.as_ptr() as u64;
+        load.insn_cnt = code.instructions.len() as u32;
         load.license = c"Dual MIT/GPL".as_ptr() as u64;
         load.log_buf = log.as_mut_ptr() as u64;
         load.log_size = log.len() as u32;
-        load.log_level = 1;
+        load.log_level = level as u32;
+        if let Some(functions) = &code.functions {
+            load.prog_btf_fd = functions.btf.as_raw_fd() as u32;
+            load.func_info = functions.info.as_ptr() as u64;
+            load.func_info_cnt = functions.info.len() as u32;
+            load.func_info_rec_size = size_of::<bpf_func_info>() as u32;
+        }
     }
-    bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).map(own).map_err(|e| {
-        let said = log.split(|byte| *byte == 0).next().unwrap_or_default();
-        io::Error::new(e.kind(), format!("{e}: {}", String::from_utf8_lossy(said)))
-    })
+    let loaded = bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).map(own);
+    let said = String::from_utf8_lossy(log.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();
+    match (loaded, level) {
+        (Ok(program), _) => Ok((program, said)),
+        // Statistics do not say why: once more, for the log.
+        (Err(_), VerifierLog::Statistics) => load_code(code, VerifierLog::Steps),
+        (Err(e), VerifierLog::Steps) => {
+            let lines: Vec<_> = said.lines().collect();
+            let end = lines[lines.len().saturating_sub(SHOWN)..].join("\n");
+            Err(io::Error::new(e.kind(), format!("{e}: {end}")))
+        }
+    }
+}
+
+/// Gives the kernel types that programs and maps refer to.
+pub(crate) fn load_btf(btf: &[u8]) -> io::Result<OwnedFd> {
+    let mut attr = new_attr();
+    // SAFETY: the union is zeroed; these fields are the ones BPF_BTF_LOAD reads, and what they point to outlives the
+    // call.
+    unsafe {
+        let load = &mut attr.__bindgen_anon_7;
+        load.btf = btf.as_ptr() as u64;
+        load.btf_size = btf.len() as u32;
+    }
+    bpf(bpf_cmd::BPF_BTF_LOAD, &mut attr).map(own)
 }
 
 /// One instruction (Documentation/bpf/standardization/instruction-set.rst).
@@ -80,18 +149,59 @@ pub(crate) fn instruction(code: u8, to: u8, from: u8, off: i16, imm: i32) -> bpf
     bpf_insn { code, _bitfield_align_1: [], _bitfield_1: bpf_insn::new_bitfield_1(to, from), off, imm }
 }
 
-/// Makes an array map of one 64-bit value.
-pub(crate) fn create_word() -> io::Result<OwnedFd> {
+/// A map to be made.
+#[derive(Default)]
+pub(crate) struct MapShape<'a> {
+    /// A `bpf_map_type`.
+    pub kind: u32,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// How many, or with a ring buffer its bytes.
+    pub max_entries: u32,
+    /// `BPF_F_…`.
+    pub flags: u32,
+    /// The loaded BTF and in it the types of key and value, which socket storage needs.
+    pub types: Option<(BorrowedFd<'a>, u32, u32)>,
+}
+
+/// Makes a map.
+pub(crate) fn create_map(shape: &MapShape<'_>) -> io::Result<OwnedFd> {
     let mut attr = new_attr();
     // SAFETY: the union is zeroed; these fields are the ones BPF_MAP_CREATE reads.
     unsafe {
         let map = &mut attr.__bindgen_anon_1;
-        map.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
-        map.key_size = size_of::<u32>() as u32;
-        map.value_size = size_of::<u64>() as u32;
-        map.max_entries = 1;
+        map.map_type = shape.kind;
+        map.key_size = shape.key_size;
+        map.value_size = shape.value_size;
+        map.max_entries = shape.max_entries;
+        map.map_flags = shape.flags;
+        if let Some((btf, key, value)) = shape.types {
+            map.btf_fd = btf.as_raw_fd() as u32;
+            map.btf_key_type_id = key;
+            map.btf_value_type_id = value;
+        }
     }
     bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr).map(own)
+}
+
+/// Makes an array map of one 64-bit value.
+pub(crate) fn create_word() -> io::Result<OwnedFd> {
+    create_map(&MapShape {
+        kind: bpf_map_type::BPF_MAP_TYPE_ARRAY as u32,
+        key_size: size_of::<u32>() as u32,
+        value_size: size_of::<u64>() as u32,
+        max_entries: 1,
+        ..MapShape::default()
+    })
+}
+
+/// Lets nobody write to a map any more; the verifier takes what is in a read-only one for constant.
+pub(crate) fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = new_attr();
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attr).map(drop)
 }
 
 /// Attaches a program to a cgroup, for as long as the link is held.
@@ -151,18 +261,24 @@ pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Writes one 64-bit value of an array map.
-pub(crate) fn write_word(map: BorrowedFd<'_>, index: u32, mut value: u64) -> io::Result<()> {
-    at_word(bpf_cmd::BPF_MAP_UPDATE_ELEM, map, index, &mut value)
+pub(crate) fn write_word(map: BorrowedFd<'_>, index: u32, value: u64) -> io::Result<()> {
+    write(map, index, &value.to_ne_bytes())
+}
+
+/// Writes one value of an array map; it has to be as long as the map's values are.
+pub(crate) fn write(map: BorrowedFd<'_>, index: u32, value: &[u8]) -> io::Result<()> {
+    at(bpf_cmd::BPF_MAP_UPDATE_ELEM, map, index, value.as_ptr() as u64)
 }
 
 /// Reads one 64-bit value of an array map.
 pub(crate) fn read_word(map: BorrowedFd<'_>, index: u32) -> io::Result<u64> {
-    let mut value = 0;
-    at_word(bpf_cmd::BPF_MAP_LOOKUP_ELEM, map, index, &mut value)?;
+    let mut value = 0_u64;
+    at(bpf_cmd::BPF_MAP_LOOKUP_ELEM, map, index, (&raw mut value) as u64)?;
     Ok(value)
 }
 
-fn at_word(cmd: bpf_cmd, map: BorrowedFd<'_>, index: u32, value: &mut u64) -> io::Result<()> {
+/// `value` is the address of what is written, or where to read to.
+fn at(cmd: bpf_cmd, map: BorrowedFd<'_>, index: u32, value: u64) -> io::Result<()> {
     let mut attr = new_attr();
     // SAFETY: the union is zeroed; these fields are the ones that look-up and update read, and what they point to
     // outlives the call.
@@ -170,7 +286,7 @@ fn at_word(cmd: bpf_cmd, map: BorrowedFd<'_>, index: u32, value: &mut u64) -> io
         let element = &mut attr.__bindgen_anon_2;
         element.map_fd = map.as_raw_fd() as u32;
         element.key = (&raw const index) as u64;
-        element.__bindgen_anon_1.value = core::ptr::from_mut(value) as u64;
+        element.__bindgen_anon_1.value = value;
     }
     bpf(cmd, &mut attr).map(drop)
 }

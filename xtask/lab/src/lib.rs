@@ -15,6 +15,7 @@ pub mod demo;
 pub mod foreign;
 pub mod janitor;
 pub mod role;
+pub mod verify;
 
 mod bpf;
 mod cgroup;

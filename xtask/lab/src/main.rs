@@ -9,6 +9,7 @@ use lunar_lab::demo::Demo;
 use lunar_lab::janitor::Janitor;
 use lunar_lab::role::client::Step;
 use lunar_lab::role::provider::Provider;
+use lunar_lab::verify::Verify;
 
 mod selftest;
 
@@ -32,6 +33,8 @@ enum Command {
     Chaos(Chaos),
     /// Show the main job: redirect, fail over, come back
     Demo(Demo),
+    /// Load every kernel program, say what the verifier had to do for it, and compare with its budget
+    Verify(Verify),
     /// Remove a lab when its process is gone
     #[command(hide = true)]
     Janitor(Janitor),
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Bench(bench) => bench.run(),
         Command::Chaos(chaos) => chaos.run(),
         Command::Demo(demo) => demo.run(),
+        Command::Verify(verify) => verify.run(),
         Command::Janitor(janitor) => janitor.run(),
         Command::SelftestHold => selftest::hold(),
     };
