@@ -6,6 +6,7 @@ mod setup;
 mod stage;
 mod tasks;
 mod toolchain;
+mod verify;
 mod workspace;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -62,7 +63,9 @@ enum Task {
         /// Run only the tests whose name contains this
         filter: Option<String>,
     },
-    /// Run what CI runs: fmt --check, lint, docs, test, chaos --brief
+    /// Load every kernel program and compare what the verifier has to do for it with its budget; needs root
+    Verify,
+    /// Run what CI runs: fmt --check, lint, docs, verify, test, chaos --brief
     Ci,
     /// Show the main job in namespaces of its own: redirect, fail over, come back
     #[command(disable_help_flag = true)]
@@ -107,6 +110,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Lint => tasks::lint(),
         Task::Docs => tasks::docs(),
         Task::Test { filter } => tasks::test(filter.as_deref()),
+        Task::Verify => verify::run(),
         Task::Ci => tasks::ci(),
         Task::Demo { args } => tasks::lab("demo", &args),
         Task::Chaos { args } => tasks::lab("chaos", &args),

@@ -4,7 +4,7 @@ use std::{ffi::OsString, os::unix::process::CommandExt, path::PathBuf, process::
 
 use anyhow::{Context, Result, bail};
 
-use crate::{docs as documentation, setup, stage, workspace};
+use crate::{docs as documentation, setup, stage, verify, workspace};
 
 /// The workspace, and through the agent's build.rs the kernel crate.
 pub fn build(release: bool) -> Result<()> {
@@ -65,10 +65,11 @@ type Work = fn() -> Result<()>;
 
 /// What CI runs; the first failure ends it.
 pub fn ci() -> Result<()> {
-    let stages: [(&str, Work); 5] = [
+    let stages: [(&str, Work); 6] = [
         ("fmt --check", || fmt(true)),
         ("lint", lint),
         ("docs", docs),
+        ("verify", verify::run),
         ("test", || test(None)),
         ("chaos --brief", brief_chaos),
     ];
