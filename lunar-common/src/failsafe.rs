@@ -251,7 +251,6 @@ pub trait Cell {
 }
 
 /// Enters a result. Returns what it did; [`Step::Dropped`] also when the word would not hold still.
-#[inline(always)]
 pub fn settle(
     cell: &impl Cell,
     attempt: Attempt,
@@ -260,19 +259,37 @@ pub fn settle(
     limits: Limits,
     now: KtimeNs,
 ) -> Step {
+    persist(|| settle_once(cell, attempt, outcome, ticket, limits, now)).unwrap_or(Step::Dropped)
+}
+
+/// Tries as often as a result is worth; `None` when none of the tries came to anything.
+#[inline(always)]
+pub fn persist<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
     for _ in 0..MAX_TRIES {
-        let old = cell.load();
-        let step = old.settle(attempt, outcome, ticket, limits, now);
-        match step {
-            Step::Dropped | Step::Unchanged => return step,
-            Step::Counted(new) | Step::Opened(new) | Step::Closed(new) => {
-                if cell.swap(old, new) {
-                    return step;
-                }
-            }
+        let done = attempt();
+        if done.is_some() {
+            return done;
         }
     }
-    Step::Dropped
+    None
+}
+
+/// One try of [`settle`]; `None` when the word did not hold still.
+#[inline(always)]
+pub fn settle_once(
+    cell: &impl Cell,
+    attempt: Attempt,
+    outcome: Outcome,
+    ticket: Ticket,
+    limits: Limits,
+    now: KtimeNs,
+) -> Option<Step> {
+    let old = cell.load();
+    let step = old.settle(attempt, outcome, ticket, limits, now);
+    match step {
+        Step::Dropped | Step::Unchanged => Some(step),
+        Step::Counted(new) | Step::Opened(new) | Step::Closed(new) => cell.swap(old, new).then_some(step),
+    }
 }
 
 /// Closes the breaker by hand, whatever else happens to it meanwhile. Returns the word it made.

@@ -182,19 +182,31 @@ pub extern "C" fn opinion_of_names(cgroup: u64, high: u64, low: u64, port: u32, 
 
 /// Enters the result of a connect (`failed` 0 or 1) into the word of its endpoint, and tells of a transition.
 #[unsafe(no_mangle)]
+#[inline(never)]
 pub extern "C" fn settle(endpoint: u32, ticket: u32, failed: u32) -> u32 {
+    u32::from(failsafe::persist(|| (settle_once(endpoint, ticket, failed) != 0).then_some(())).is_some())
+}
+
+/// One try at that; 0 when the word did not hold still.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn settle_once(endpoint: u32, ticket: u32, failed: u32) -> u32 {
     let (Some(word), Some(settings)) = (maps::FAILSAFE.get_ptr_mut(endpoint), maps::settings()) else {
-        return 0;
+        return 1;
     };
     let now = maps::now();
     let outcome = if failed != 0 { Outcome::Failure } else { Outcome::Success };
     let cell = atomic::WordCell(word);
-    let (kind, word) =
-        match failsafe::settle(&cell, Attempt::Connect, outcome, Ticket(ticket), settings.limits(), now) {
-            Step::Opened(word) => (event::OPENED, word),
-            Step::Closed(word) => (event::CLOSED, word),
-            Step::Dropped | Step::Unchanged | Step::Counted(_) => return 0,
-        };
+    let Some(step) =
+        failsafe::settle_once(&cell, Attempt::Connect, outcome, Ticket(ticket), settings.limits(), now)
+    else {
+        return 0;
+    };
+    let (kind, word) = match step {
+        Step::Opened(word) => (event::OPENED, word),
+        Step::Closed(word) => (event::CLOSED, word),
+        Step::Dropped | Step::Unchanged | Step::Counted(_) => return 1,
+    };
     count::tell(Event { at: now, kind, endpoint, word: word.0, ..Event::default() });
     1
 }
