@@ -96,18 +96,53 @@ pub trait Facts {
     fn choose(&self) -> Verdict;
 }
 
-/// What the choice of an endpoint asks, each at most once per endpoint and in this order.
+/// What the choice of an endpoint asks, in this order, each at most once, the last at most once per endpoint.
 pub trait EndpointFacts {
+    /// The endpoints that this socket can reach at all, a bit each.
+    fn suitable(&self) -> u32;
+    /// Whether a person has forced everything direct.
+    fn forced(&self) -> bool;
     /// How many endpoints there are, at most [`crate::abi::MAX_ENDPOINTS`].
     fn endpoints(&self) -> u32;
     /// Where to begin among `count` endpoints, to spread the load.
     fn first(&self, count: u32) -> u32;
-    /// Whether this socket can reach the endpoint at all.
-    fn suitable(&self, nth: u32) -> bool;
-    /// Whether a person has forced everything direct.
-    fn forced(&self) -> bool;
-    /// The fitness of an endpoint that is suitable.
-    fn fitness(&self, nth: u32) -> Fitness;
+    /// What becomes of the verdict with the endpoint whose turn is in this step, by [`Turns::take`].
+    fn take(&self, turns: Turns, step: u32, so_far: Packed) -> Packed;
+}
+
+/// The suitable endpoints in the order in which they are tried, as one number: in bits 0 to 7 whether there is one to try in each step,
+/// the first endpoint in 8 to 15, how many there are in 16 to 23.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Turns(pub u32);
+
+impl Turns {
+    #[inline(always)]
+    const fn new(suitable: u32, count: u32, first: u32) -> Self {
+        // The list twice in a row: what is before the start comes after the end.
+        let twice = suitable | suitable << (count & 0xf);
+        Self(twice >> (first & 7) & 0xff & ((1 << (count & 0xf)) - 1) | first << 8 | count << 16)
+    }
+
+    /// Whether no endpoint is left from this step on.
+    #[inline(always)]
+    const fn over(self, step: u32) -> bool {
+        self.0 & 0xff & (u32::MAX << step) == 0
+    }
+
+    /// What becomes of the verdict in one step; `fitness` is asked of the endpoint whose turn it is, if it is suitable.
+    #[inline(always)]
+    pub fn take(self, step: u32, so_far: Packed, fitness: impl FnOnce(u32) -> Fitness) -> Packed {
+        if self.0 >> (step & 7) & 1 == 0 {
+            return so_far;
+        }
+        let (first, count) = (self.0 >> 8 & 0xff, self.0 >> 16);
+        let nth = if first + step < count { first + step } else { first + step - count };
+        match fitness(nth) {
+            Fitness::Fit(ticket) => so_far.redirected(nth, ticket),
+            Fitness::NoListener(ticket) => so_far.missing(nth, ticket),
+            Fitness::Cooling => so_far,
+        }
+    }
 }
 
 /// The verdict on one connect.
@@ -126,25 +161,41 @@ pub struct Verdict {
     pub opinion: Opinion,
 }
 
-impl Verdict {
-    /// As one number, for a function that may return only that, without the opinion: the reason in bits 0 to 7, `nth` in 8 to 15, the
-    /// missing endpoint + 1 in 16 to 23, the tickets (14 bits each) from 24 and 40.
+/// A verdict without its opinion as one number, for functions that may return only that: the reason in bits 0 to 7, `nth` in 8 to
+/// 15, the missing endpoint + 1 in 16 to 23, the tickets (14 bits each) from 24 and 40.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Packed(pub u64);
+
+impl Packed {
+    /// Direct.
     #[inline(always)]
-    pub fn pack(self) -> u64 {
-        let (missing, ticket) = match self.missing {
-            Some((nth, ticket)) => (nth + 1, ticket),
-            None => (0, Ticket(0)),
-        };
-        self.reason as u64
-            | u64::from(self.nth) << 8
-            | u64::from(missing) << 16
-            | u64::from(self.ticket.0) << 24
-            | u64::from(ticket.0) << 40
+    pub const fn direct(reason: Reason) -> Self {
+        Self(reason as u64)
     }
 
-    /// Out of the number that [`Verdict::pack`] made.
     #[inline(always)]
-    pub fn unpack(packed: u64) -> Self {
+    const fn redirects(self) -> bool {
+        self.0 & 0xff == Reason::Redirected as u64
+    }
+
+    /// The same, of whatever endpoint is missing, to this one.
+    #[inline(always)]
+    const fn redirected(self, nth: u32, ticket: Ticket) -> Self {
+        const MISSING: u64 = 0xffff << 40 | 0xff << 16;
+        Self(self.0 & MISSING | Reason::Redirected as u64 | (nth as u64) << 8 | (ticket.0 as u64) << 24)
+    }
+
+    /// No listener, if no other endpoint takes it.
+    #[inline(always)]
+    const fn missing(self, nth: u32, ticket: Ticket) -> Self {
+        Self(Reason::NoListener as u64 | (nth as u64 + 1) << 16 | (ticket.0 as u64) << 40)
+    }
+}
+
+impl Verdict {
+    /// Out of one number.
+    #[inline(always)]
+    pub fn unpack(Packed(packed): Packed) -> Self {
         let byte = |at: u32| (packed >> at) as u32 & 0xff;
         let ticket = |at: u32| Ticket((packed >> at) as u32 & 0xffff);
         let reason = match byte(0) {
@@ -204,40 +255,31 @@ pub fn decide(facts: &impl Facts) -> Verdict {
     Verdict { opinion, ..verdict }
 }
 
-/// Steps 6 to 8: the first fit endpoint from a random start; otherwise how far the best one came.
+/// Steps 6 to 8: the first fit endpoint from a random start; otherwise how far the best one came. What is carried through the loop
+/// is one number that nothing but [`EndpointFacts::take`] looks into: the kernel's verifier would follow each of its values through
+/// all the steps that are left.
 #[inline(always)]
-pub fn choose(facts: &impl EndpointFacts) -> Verdict {
+pub fn choose(facts: &impl EndpointFacts) -> Packed {
+    let suitable = facts.suitable();
+    if suitable == 0 {
+        return Packed::direct(Reason::Unsuitable);
+    }
+    if facts.forced() {
+        return Packed::direct(Reason::Forced);
+    }
     let count = facts.endpoints();
-    let first = facts.first(count);
-    let mut best = Reason::Unsuitable;
-    let mut missing = None;
+    let turns = Turns::new(suitable, count, facts.first(count));
+    let mut verdict = Packed::direct(Reason::Cooldown);
     for step in 0..crate::abi::MAX_ENDPOINTS {
-        if step >= count {
+        if turns.over(step) {
             break;
         }
-        let mut nth = first + step;
-        if nth >= count {
-            nth -= count;
-        }
-        if !facts.suitable(nth) {
-            continue;
-        }
-        if facts.forced() {
-            return Verdict::direct(Reason::Forced);
-        }
-        match facts.fitness(nth) {
-            Fitness::Fit(ticket) => {
-                return Verdict { nth, ticket, missing, ..Verdict::direct(Reason::Redirected) };
-            }
-            Fitness::NoListener(ticket) => {
-                missing = Some((nth, ticket));
-                best = Reason::NoListener;
-            }
-            Fitness::Cooling if !matches!(best, Reason::NoListener) => best = Reason::Cooldown,
-            Fitness::Cooling => {}
+        verdict = facts.take(turns, step, verdict);
+        if verdict.redirects() {
+            break;
         }
     }
-    Verdict { missing, ..Verdict::direct(best) }
+    verdict
 }
 
 #[cfg(test)]

@@ -6,14 +6,14 @@
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use lunar_common::{
-    abi::{Control, Endpoint, Event, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS, Settings, endpoint, event},
+    abi::{Control, Event, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS, Settings, endpoint, event},
     bar::{self, Bar},
     failsafe::{self, Attempt, Outcome, Step, Ticket, Word},
     lookup,
     net::Address,
     syn,
     time::KtimeNs,
-    verdict::{self, EndpointFacts, Fitness, Reason},
+    verdict::{self, EndpointFacts, Fitness, Packed, Reason, Turns},
 };
 
 use crate::{
@@ -30,16 +30,9 @@ struct Endpoints<'a> {
     family: u32,
     /// Cookie of its network namespace.
     netns: u64,
-    /// Slots that take no connection from it, a bit each.
-    closed: u32,
+    /// Slot + 1 of its target.
+    target: u32,
     now: KtimeNs,
-}
-
-impl Endpoints<'_> {
-    #[inline(always)]
-    fn get(&self, nth: u32) -> Option<&'static Endpoint> {
-        maps::ENDPOINTS.get(slot(self.settings, nth))
-    }
 }
 
 impl EndpointFacts for Endpoints<'_> {
@@ -63,11 +56,8 @@ impl EndpointFacts for Endpoints<'_> {
     }
 
     #[inline(always)]
-    fn suitable(&self, nth: u32) -> bool {
-        let Some(endpoint) = self.get(nth) else { return false };
-        u32::from(endpoint.family) == self.family
-            && (endpoint.netns == 0 || endpoint.netns == self.netns)
-            && self.closed >> (slot(self.settings, nth) & 31) & 1 == 0
+    fn suitable(&self) -> u32 {
+        suitable(self.family, self.netns, self.target, self.now.0)
     }
 
     #[inline(always)]
@@ -77,21 +67,8 @@ impl EndpointFacts for Endpoints<'_> {
     }
 
     #[inline(always)]
-    fn fitness(&self, nth: u32) -> Fitness {
-        let slot = slot(self.settings, nth);
-        let (Some(word), Some(entry)) = (maps::FAILSAFE.get_ptr(slot), self.get(nth)) else {
-            return Fitness::Cooling;
-        };
-        let Some(ticket) = Word(load(word)).admit(self.now, self.settings.grace) else {
-            return Fitness::Cooling;
-        };
-        if overdue_syn(slot, self.now.0) != 0 {
-            Fitness::Cooling
-        } else if entry.flags & endpoint::LOCAL != 0 && listening(slot) == 0 {
-            Fitness::NoListener(ticket)
-        } else {
-            Fitness::Fit(ticket)
-        }
+    fn take(&self, turns: Turns, step: u32, so_far: Packed) -> Packed {
+        Packed(take(turns.0, step, so_far.0, self.now.0))
     }
 }
 
@@ -108,17 +85,30 @@ fn bar(target: u32, endpoint: u32) -> Option<*mut u64> {
     maps::BARS.get_ptr_mut(bar::place(target.wrapping_sub(1), endpoint))
 }
 
-/// The slots, a bit each, to whose endpoints connects of a target (slot + 1) do not go at `now` (nanoseconds). In the loop
-/// over the endpoints the same question would make the verifier walk three times as far.
+/// The endpoints of the list, a bit each, that take connections of a target (slot + 1) at `now` (nanoseconds) from a socket that
+/// reaches addresses of `family`, in the network namespace with the cookie `netns`.
 #[unsafe(no_mangle)]
-pub extern "C" fn barred(target: u32, now: u64) -> u32 {
-    let mut slots = 0;
-    for slot in 0..MAX_ENDPOINTS {
-        if bar(target, slot).is_some_and(|word| Bar(load(word)).holds(KtimeNs(now))) {
-            slots |= 1 << slot;
+#[inline(never)]
+pub extern "C" fn suitable(family: u32, netns: u64, target: u32, now: u64) -> u32 {
+    let (Some(settings), Some(control)) = (maps::settings(), maps::control()) else { return 0 };
+    // SAFETY: a live map value; only the field's address is taken.
+    let unready = load(unsafe { &raw const (*control).unready });
+    let mut all = 0;
+    for nth in 0..MAX_ENDPOINTS {
+        if nth >= settings.endpoint_count {
+            break;
+        }
+        let slot = slot(settings, nth);
+        let Some(endpoint) = maps::ENDPOINTS.get(slot) else { break };
+        if u32::from(endpoint.family) == family
+            && (endpoint.netns == 0 || endpoint.netns == netns)
+            && unready >> (slot & 31) & 1 == 0
+            && !bar(target, slot).is_some_and(|word| Bar(load(word)).holds(KtimeNs(now)))
+        {
+            all |= 1 << nth;
         }
     }
-    slots
+    all
 }
 
 /// Raises it: a redirected connect found no port.
@@ -131,28 +121,43 @@ pub fn raise_bar(target: u32, endpoint: u32) {
     }
 }
 
-/// Whether the endpoint in `slot` has left a SYN unanswered for too long at `now` (nanoseconds).
+/// One step of the choice, at `now` (nanoseconds): [`Turns::take`] in plain numbers.
 #[unsafe(no_mangle)]
-pub extern "C" fn overdue_syn(slot: u32, now: u64) -> u32 {
-    let Some(syns) = maps::SYNS.get_ptr(slot) else { return 0 };
-    for place in 0..syn::SYN_SLOTS {
-        // SAFETY: the index is within the array of the live map value.
-        if syn::overdue(load(unsafe { &raw const (*syns).started[place] }), KtimeNs(now)) {
-            return 1;
-        }
+#[inline(never)]
+pub extern "C" fn take(turns: u32, step: u32, so_far: u64, now: u64) -> u64 {
+    let Some(settings) = maps::settings() else { return so_far };
+    Turns(turns).take(step, Packed(so_far), |nth| fitness(settings, slot(settings, nth), KtimeNs(now))).0
+}
+
+#[inline(always)]
+fn fitness(settings: &Settings, slot: u32, now: KtimeNs) -> Fitness {
+    let (Some(word), Some(entry)) = (maps::FAILSAFE.get_ptr(slot), maps::ENDPOINTS.get(slot)) else {
+        return Fitness::Cooling;
+    };
+    let Some(ticket) = Word(load(word)).admit(now, settings.grace) else {
+        return Fitness::Cooling;
+    };
+    if overdue_syn(slot, now) {
+        Fitness::Cooling
+    } else if entry.flags & endpoint::LOCAL != 0 && !listening(slot) {
+        Fitness::NoListener(ticket)
+    } else {
+        Fitness::Fit(ticket)
     }
-    0
+}
+
+/// Whether the endpoint in `slot` has left a SYN unanswered for too long.
+#[inline(always)]
+fn overdue_syn(slot: u32, now: KtimeNs) -> bool {
+    let Some(syns) = maps::SYNS.get_ptr(slot) else { return false };
+    // SAFETY: the index is within the array of the live map value.
+    (0..syn::SYN_SLOTS).any(|place| syn::overdue(load(unsafe { &raw const (*syns).started[place] }), now))
 }
 
 /// Whether a listening socket of the endpoint in `slot` is alive. The kernel empties a place when its socket closes.
-#[unsafe(no_mangle)]
-pub extern "C" fn listening(slot: u32) -> u32 {
-    for place in 0..LISTENERS_PER_ENDPOINT {
-        if maps::listener(slot * LISTENERS_PER_ENDPOINT + place) {
-            return 1;
-        }
-    }
-    0
+#[inline(always)]
+fn listening(slot: u32) -> bool {
+    (0..LISTENERS_PER_ENDPOINT).any(|place| maps::listener(slot * LISTENERS_PER_ENDPOINT + place))
 }
 
 /// Steps 6 to 8 of the verdict, packed: for a socket that can reach addresses of `family` (4, 6, or 0 for none), in
@@ -162,10 +167,7 @@ pub extern "C" fn choose_endpoint(family: u32, netns: u64, target: u32, now: u64
     let (Some(settings), Some(control)) = (maps::settings(), maps::control()) else {
         return Reason::Unsuitable as u64;
     };
-    // SAFETY: a live map value; only the field's address is taken.
-    let unready = load(unsafe { &raw const (*control).unready });
-    let closed = unready | barred(target, now);
-    verdict::choose(&Endpoints { settings, control, family, netns, closed, now: KtimeNs(now) }).pack()
+    verdict::choose(&Endpoints { settings, control, family, netns, target, now: KtimeNs(now) }).0
 }
 
 /// [`lookup::of_address`].

@@ -7,7 +7,7 @@ use lunar_common::{
     opinion::Opinion,
     policy::{self, PORTS_PER_WORD, PortClass},
     time::KtimeNs,
-    verdict::{Facts, Verdict},
+    verdict::{Facts, Packed, Verdict},
 };
 
 use crate::{
@@ -98,6 +98,6 @@ impl<H: SockAddr> Facts for ConnectFacts<'_, H> {
         let reaches = !bound && !context::refused_already() && self.hook.permits(self.family);
         let family = if reaches { u32::from(self.family) } else { 0 };
         let netns = if self.settings.flags & flag::NAMESPACES != 0 { self.hook.netns() } else { 0 };
-        Verdict::unpack(apart::choose_endpoint(family, netns, self.attachment.target, self.now.0))
+        Verdict::unpack(Packed(apart::choose_endpoint(family, netns, self.attachment.target, self.now.0)))
     }
 }

@@ -14,7 +14,7 @@ enum Question {
     Forced,
     Endpoints,
     First,
-    Suitable(u32),
+    Suitable,
     Fitness(u32),
 }
 
@@ -93,7 +93,7 @@ impl Facts for Connect {
     }
     fn choose(&self) -> Verdict {
         // Through the number and back, as in the kernel.
-        Verdict::unpack(choose(self).pack())
+        Verdict::unpack(choose(self))
     }
 }
 
@@ -111,13 +111,15 @@ impl EndpointFacts for Connect {
         assert_eq!(count as usize, self.endpoints.len());
         self.first
     }
-    fn suitable(&self, nth: u32) -> bool {
-        self.ask(Suitable(nth));
-        self.endpoints[nth as usize].is_some()
+    fn suitable(&self) -> u32 {
+        self.ask(Suitable);
+        (0..).zip(&self.endpoints).map(|(nth, endpoint)| u32::from(endpoint.is_some()) << nth).sum()
     }
-    fn fitness(&self, nth: u32) -> Fitness {
-        self.ask(FitnessOf(nth));
-        self.endpoints[nth as usize].expect("only asked of those that are suitable")
+    fn take(&self, turns: Turns, step: u32, so_far: Packed) -> Packed {
+        turns.take(step, so_far, |nth| {
+            self.ask(FitnessOf(nth));
+            self.endpoints[nth as usize].expect("only asked of those that are suitable")
+        })
     }
 }
 
@@ -162,10 +164,10 @@ const QUESTIONS: [Question; 10] = [
     LeaseFresh,
     Policy,
     Question::DryRun,
+    Suitable,
+    Forced,
     Endpoints,
     First,
-    Suitable(0),
-    Forced,
     FitnessOf(0),
 ];
 
@@ -178,7 +180,7 @@ fn each_step_gives_its_reason_and_asks_nothing_further() {
         LeaseFresh,
         Policy,
         Question::DryRun,
-        Suitable(0),
+        Suitable,
         Forced,
         FitnessOf(0),
         FitnessOf(0),
@@ -274,7 +276,7 @@ fn the_entry_that_decided_is_known_whatever_became_of_the_connect() {
 fn with_no_endpoint_nothing_is_asked_of_one() {
     let connect = Connect::to(&[], 0);
     assert_eq!(decide(&connect), Verdict { opinion: wanted(), ..Verdict::direct(Reason::Unsuitable) });
-    assert!(!connect.asked.borrow().iter().any(|q| matches!(q, Suitable(_) | FitnessOf(_))));
+    assert!(!connect.asked.borrow().iter().any(|q| matches!(q, First | FitnessOf(_))));
 }
 
 #[test]
@@ -316,7 +318,8 @@ fn the_reason_is_how_far_the_best_endpoint_came() {
             let connect = Connect::to(&endpoints, first);
             assert_eq!(reason(&connect), expected, "{endpoints:?} from {first}");
             let asked = connect.asked.borrow();
-            assert_eq!(asked.iter().filter(|q| matches!(q, Suitable(_))).count(), 2, "each is tried once");
+            let tried = asked.iter().filter(|q| matches!(q, FitnessOf(_))).count();
+            assert_eq!(tried, endpoints.iter().flatten().count(), "each is tried once");
         }
     }
 }
