@@ -145,6 +145,9 @@ pub struct Scratch {
     pub named: Named,
     /// The key of the look-up, see [`dns::name`].
     pub space: [u8; dns::name::SPACE],
+    /// Where a walk over records is. On the stack the verifier would tell one step from the next by it, and walk 100,000
+    /// instructions instead of 2,000.
+    pub records: dns::records::Records,
 }
 
 /// Of the tests.

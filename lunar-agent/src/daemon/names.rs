@@ -7,7 +7,7 @@ use std::{
 };
 
 use lunar_common::{
-    names::{Learned, LearnedKey, NameCounts, Named, NamedKey, Place, expiry, put},
+    names::{Learned, LearnedKey, NameCounts, Named, NamedKey, Place, Put, expiry, put},
     net::Address,
     time::{KtimeNs, SpanNs},
 };
@@ -58,9 +58,9 @@ impl Agent {
                     None => self.generation.policy.has(place.pattern()).then_some(place.pattern()),
                 };
                 if let Some(id) = pattern
-                    && let Some((i, place)) = put(&anew.places, id, place.expires(), now)
+                    && let Some(put) = put(&anew.places, id, place.expires(), now)
                 {
-                    anew.places[i] = place.0;
+                    anew.places[put.at] = put.place.0;
                 }
                 if pattern != Some(place.pattern()) {
                     self.state.known.forget_name(old)?;
@@ -112,12 +112,13 @@ impl Agent {
             let key = LearnedKey { cgroup: 0, address: Address::from(*ip) };
             let mut learned = self.state.known.get(key)?.unwrap_or_default();
             let seconds = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
-            let Some((i, place)) = put(&learned.places, id, expiry(now, seconds, min_ttl, grace), now) else {
+            let Some(Put { at, was, place }) =
+                put(&learned.places, id, expiry(now, seconds, min_ttl, grace), now)
+            else {
                 tracing::debug!(name = resolved.name, address = %ip, "serves too many patterns to keep another");
                 continue;
             };
-            let was = Place(learned.places[i]);
-            learned.places[i] = place.0;
+            learned.places[at] = place.0;
             self.state.known.put(key, learned)?;
             if was.pattern() != id || !was.holds(now) {
                 self.state.known.put_name(named_key(key, id), named(&wire, now))?;

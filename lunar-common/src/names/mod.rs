@@ -7,7 +7,7 @@ mod place;
 
 pub use asked::{Asked, QUESTIONS, Resolver, VALID_FOR};
 pub use missed::{Missed, PLACES as MISSED_PLACES};
-pub use place::{PLACES, Place, put};
+pub use place::{PLACES, Place, Put, put};
 
 use crate::{
     net::Address,

@@ -43,26 +43,34 @@ impl Place {
     }
 }
 
-/// Where and what to write so that the pattern holds until `expires`: in its own place, never for a shorter time than now, or
-/// in one that holds no longer. `None`: all are taken by others.
+/// A change of one place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Put {
+    /// Which.
+    pub at: usize,
+    /// What it is now.
+    pub was: Place,
+    /// What it is to be.
+    pub place: Place,
+}
+
+/// What to change so that the pattern holds until `expires`: its own place, never to a shorter time than it has, or one that
+/// holds no longer. `None`: all are taken by others.
 #[inline(always)]
-pub fn put(places: &[u64; PLACES], pattern: u32, expires: KtimeNs, now: KtimeNs) -> Option<(usize, Place)> {
+pub fn put(places: &[u64; PLACES], pattern: u32, expires: KtimeNs, now: KtimeNs) -> Option<Put> {
     let new = Place::new(pattern, expires);
     let mut free = None;
     let mut own = None;
-    for (i, place) in places.iter().enumerate() {
-        let place = Place(*place);
-        if place.pattern() == pattern && place.0 != 0 {
-            own = Some((i, place));
-        } else if free.is_none() && !place.holds(now) {
-            free = Some(i);
+    for (at, place) in places.iter().enumerate() {
+        let was = Place(*place);
+        if was.pattern() == pattern && was.0 != 0 {
+            // The ids are equal, so the later of two is the greater word.
+            own = Some(Put { at, was, place: if was.0 > new.0 { was } else { new } });
+        } else if free.is_none() && !was.holds(now) {
+            free = Some(Put { at, was, place: new });
         }
     }
-    match own {
-        // The ids are equal, so the later of two is the greater word.
-        Some((i, place)) => Some((i, if place.0 > new.0 { place } else { new })),
-        None => free.map(|i| (i, new)),
-    }
+    own.or(free)
 }
 
 #[cfg(test)]
@@ -91,9 +99,10 @@ mod tests {
                 model.retain(|_, until| *until > now);
                 let room = model.contains_key(&pattern) || model.len() < PLACES;
                 match put(&places, pattern, at(now + lasting), at(now)) {
-                    Some((i, place)) => {
+                    Some(put) => {
                         prop_assert!(room);
-                        places[i] = place.0;
+                        prop_assert_eq!(places[put.at], put.was.0);
+                        places[put.at] = put.place.0;
                         let until = model.entry(pattern).or_default();
                         *until = (*until).max(now + lasting);
                     }

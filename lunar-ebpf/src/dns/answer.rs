@@ -64,7 +64,7 @@ pub fn learn(ctx: &SkBuffContext) -> Option<()> {
 
 struct RecordWalk<'a> {
     message: Payload,
-    records: Records,
+    records: *mut Records,
     settings: &'a Settings,
     name: Name,
     wanted: u32,
@@ -80,7 +80,9 @@ const ENDED: u32 = 2;
 unsafe extern "C" fn next_record(_: u32, walk: *mut RecordWalk<'_>) -> i64 {
     // SAFETY: `repeat` passes what it was given.
     let walk = unsafe { &mut *walk };
-    match walk.records.step(&walk.message, walk.message.length()) {
+    // SAFETY: a live map value of this CPU, and answers come in softirqs.
+    let records = unsafe { &mut *walk.records };
+    match records.step(&walk.message, walk.message.length()) {
         Found::Nothing => 0,
         Found::Address(address, ttl) => {
             let expires = expiry(walk.now, ttl, walk.settings.min_ttl, walk.settings.dns_grace);
@@ -108,12 +110,18 @@ pub extern "C" fn learn_addresses(
     cgroup: u64,
     name: u64,
 ) -> u32 {
-    let Some(settings) = maps::settings() else { return 0 };
+    let (Some(settings), Some(scratch)) = (maps::settings(), maps::SCRATCH.get_ptr_mut(0)) else { return 0 };
+    // SAFETY: as in `next_record`; only the field's address is taken, and then written.
+    let walked = unsafe {
+        let walked = &raw mut (*scratch).records;
+        *walked = Records::new((records >> 32) as u32, records as u32);
+        walked
+    };
     let name = Name { cgroup, target: (name >> 32) as u32, pattern: name as u32 };
     let answer = maps::NAME_ANSWERS.get(name.pattern).copied().unwrap_or_default();
     let mut walk = RecordWalk {
         message: Payload::new(skb, (message >> 32) as u32, message as u32),
-        records: Records::new((records >> 32) as u32, records as u32),
+        records: walked,
         settings,
         name,
         wanted: u32::from(answer.get().wanted()),

@@ -10,7 +10,7 @@ use lunar_common::{
         name::{END, KEY, Letter, Letters},
         question::LONGEST_NAME,
     },
-    names::{Learned, LearnedKey, MAX_LEARNED_PER_TARGET, Missed, NamedKey, PLACES, Place, put},
+    names::{Learned, LearnedKey, MAX_LEARNED_PER_TARGET, Missed, NamedKey, PLACES, Place, Put, put},
     net::Address,
     time::KtimeNs,
 };
@@ -108,15 +108,24 @@ pub extern "C" fn pattern_of_name(skb: *mut __sk_buff, at: u32, end: u32) -> u32
 /// before, the connects that were made to it lately were misses.
 #[inline(always)]
 pub fn keep(name: &Name, address: Address, expires: KtimeNs, wanted: bool, now: KtimeNs) -> bool {
-    let key = LearnedKey { cgroup: name.cgroup, address };
-    let kept = match enter(name, &key, expires, now) {
-        Kept::Not => return false,
-        kept => kept,
+    let [high, low] = address.halves();
+    let enter = || {
+        enter_address(
+            name.cgroup,
+            high,
+            low,
+            u64::from(name.target) << 32 | u64::from(name.pattern),
+            expires.0,
+        )
     };
-    if kept == Kept::New {
+    let mut kept = enter();
+    if kept == BUSY {
+        kept = enter();
+    }
+    if kept == NEW {
         if let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) {
             let key = NamedKey { cgroup: name.cgroup, address, pattern: name.pattern, pad: 0 };
-            // SAFETY: as in `pattern`.
+            // SAFETY: as in `pattern_of_name`.
             let named = unsafe { &mut (*scratch).named };
             named.since = now;
             // Without it `policy show` has no name for the address, and nothing else is lost.
@@ -126,61 +135,58 @@ pub fn keep(name: &Name, address: Address, expires: KtimeNs, wanted: bool, now: 
             missed(name, address, now);
         }
     }
-    true
+    matches!(kept, KNOWN | NEW)
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kept {
-    /// It was known.
-    Known,
-    /// It was not.
-    New,
-    /// There was no room.
-    Not,
-}
+/// Results of [`enter_address`]: there was no room; it was known; it was not; another CPU or the agent came in between.
+const NO_ROOM: u32 = 0;
+const KNOWN: u32 = 1;
+const NEW: u32 = 2;
+const BUSY: u32 = 3;
 
-#[inline(always)]
-fn enter(name: &Name, key: &LearnedKey, expires: KtimeNs, now: KtimeNs) -> Kept {
+/// Enters an address (its words in two numbers), known to a target with this cgroup's id by a pattern, until `expires`
+/// (nanoseconds). `name`: the target's slot + 1 in the upper half, the pattern in the lower.
+#[unsafe(no_mangle)]
+pub extern "C" fn enter_address(cgroup: u64, high: u64, low: u64, name: u64, expires: u64) -> u32 {
+    let key = LearnedKey { cgroup, address: Address::from_halves([high, low]) };
+    let (target, pattern) = ((name >> 32) as u32, name as u32);
     if let Some(learned) = maps::LEARNED.get_ptr_mut(key) {
-        return extend(learned, name.pattern, expires, now);
+        return extend(learned, pattern, KtimeNs(expires));
     }
-    let Some(counts) = maps::NAME_COUNTS.get_ptr_mut(name.target.wrapping_sub(1)) else { return Kept::Not };
+    let Some(counts) = maps::NAME_COUNTS.get_ptr_mut(target.wrapping_sub(1)) else { return NO_ROOM };
     // SAFETY: a live map value; only the field's address is taken.
-    let count = unsafe { &raw mut (*counts).known };
-    if load(count) >= MAX_LEARNED_PER_TARGET {
-        return Kept::Not;
+    let known = unsafe { &raw mut (*counts).known };
+    if load(known) >= MAX_LEARNED_PER_TARGET {
+        return NO_ROOM;
     }
     let mut new = Learned::default();
-    new.places[0] = Place::new(name.pattern, expires).0;
-    if maps::LEARNED.insert(key, &new, BPF_NOEXIST.into()).is_ok() {
-        atomic::add(count, 1);
-        return Kept::New;
-    }
-    // Another CPU was faster, or there is no room.
-    match maps::LEARNED.get_ptr_mut(key) {
-        Some(learned) => extend(learned, name.pattern, expires, now),
-        None => Kept::Not,
+    new.places[0] = Place::new(pattern, KtimeNs(expires)).0;
+    match maps::LEARNED.insert(key, &new, BPF_NOEXIST.into()) {
+        Ok(()) => {
+            atomic::add(known, 1);
+            NEW
+        }
+        Err(EEXIST) => BUSY,
+        Err(_) => NO_ROOM,
     }
 }
+
+/// `-EEXIST`.
+const EEXIST: i32 = -17;
 
 /// Enters the pattern into an address that is known.
 #[inline(always)]
-fn extend(learned: *mut Learned, pattern: u32, expires: KtimeNs, now: KtimeNs) -> Kept {
-    // Once more if another CPU or the agent changes the same place meanwhile.
-    for _ in 0..2 {
-        // SAFETY: a live map value; read word by word.
-        let places: [u64; PLACES] =
-            core::array::from_fn(|i| load(unsafe { &raw const (*learned).places[i] }));
-        let Some((i, place)) = put(&places, pattern, expires, now) else { return Kept::Not };
-        let i = i & (PLACES - 1);
-        let was = Place(places[i]);
-        // SAFETY: as above; the place is within the array.
-        if was == place || atomic::swap(unsafe { &raw mut (*learned).places[i] }, was.0, place.0) {
-            let known = was.pattern() == pattern && was.holds(now);
-            return if known { Kept::Known } else { Kept::New };
-        }
+fn extend(learned: *mut Learned, pattern: u32, expires: KtimeNs) -> u32 {
+    let now = maps::now();
+    // SAFETY: a live map value; read word by word.
+    let places: [u64; PLACES] = core::array::from_fn(|i| load(unsafe { &raw const (*learned).places[i] }));
+    let Some(Put { at, was, place }) = put(&places, pattern, expires, now) else { return NO_ROOM };
+    // SAFETY: as above; the mask keeps the place within the array.
+    let word = unsafe { &raw mut (*learned).places[at & (PLACES - 1)] };
+    if was != place && !atomic::swap(word, was.0, place.0) {
+        return BUSY;
     }
-    Kept::Not
+    if was.pattern() == pattern && was.holds(now) { KNOWN } else { NEW }
 }
 
 /// Counts the connects of a target that were made lately to an address that turns out to be wanted.
