@@ -2,7 +2,6 @@
 
 use crate::{
     names::{LearnedKey, NameAnswer, PLACES, Place},
-    net::Address,
     opinion::Opinion,
     policy::{Answer, BoundaryV4, BoundaryV6, Bucket, Family, PortRule, V4, V6, search, skim},
     time::KtimeNs,
@@ -47,17 +46,20 @@ pub fn of_address(maps: &impl Maps, high: u64, low: u64, family: u32, port: u16)
     opinion(maps, answer, port)
 }
 
-/// What the names of an address say, as the target with this cgroup's id knows it, and as the agent does, with a port in host
-/// order.
+/// What is said of a destination, given the entries of its address and how to ask what the names of the address say, as the
+/// target knows it by its cgroup's id, and as the agent does by 0. Whoever blocks an address has the last word, so then names
+/// are not asked.
 #[inline(always)]
-pub fn of_names(maps: &impl Maps, cgroup: u64, address: Address, port: u16, now: KtimeNs) -> Opinion {
-    let of_target = of_known(maps, &LearnedKey { cgroup, address }, port, now);
-    let of_agent = of_known(maps, &LearnedKey { cgroup: 0, address }, port, now);
-    of_target.and(of_agent).of_all_names()
+pub fn joined(of_address: Opinion, cgroup: u64, of_known: impl Fn(u64) -> Opinion) -> Opinion {
+    if of_address.blocked() {
+        return of_address;
+    }
+    of_address.and(of_known(cgroup).and(of_known(0)).of_all_names())
 }
 
+/// What the names of an address say that is known in one place, with a port in host order.
 #[inline(always)]
-fn of_known(maps: &impl Maps, key: &LearnedKey, port: u16, now: KtimeNs) -> Opinion {
+pub fn of_known(maps: &impl Maps, key: &LearnedKey, port: u16, now: KtimeNs) -> Opinion {
     let Some(places) = maps.learned(key) else { return Opinion::NONE };
     let mut all = Opinion::NONE;
     for place in places {

@@ -10,6 +10,7 @@ use lunar_common::{
     bar::{self, Bar},
     failsafe::{self, Attempt, Outcome, Step, Ticket, Word},
     lookup,
+    names::LearnedKey,
     net::Address,
     syn,
     time::KtimeNs,
@@ -176,10 +177,11 @@ pub extern "C" fn opinion_of_address(high: u64, low: u64, family: u32, port: u32
     lookup::of_address(&Policy, high, low, family, port as u16).0
 }
 
-/// [`lookup::of_names`], of an address given as its words in two numbers, at `now` (nanoseconds).
+/// [`lookup::of_known`], of an address given as its words in two numbers, at `now` (nanoseconds).
 #[unsafe(no_mangle)]
 pub extern "C" fn opinion_of_names(cgroup: u64, high: u64, low: u64, port: u32, now: u64) -> u32 {
-    lookup::of_names(&Policy, cgroup, Address::from_halves([high, low]), port as u16, KtimeNs(now)).0
+    let key = LearnedKey { cgroup, address: Address::from_halves([high, low]) };
+    lookup::of_known(&Policy, &key, port as u16, KtimeNs(now)).0
 }
 
 /// Enters the result of a connect (`failed` 0 or 1) into the word of its endpoint, and tells of a transition.

@@ -3,6 +3,7 @@
 use aya_ebpf::Global;
 use lunar_common::{
     abi::{Attachment, Control, Settings, flag},
+    lookup,
     net::Destination,
     opinion::Opinion,
     policy::{self, PORTS_PER_WORD, PortClass},
@@ -78,11 +79,13 @@ impl<H: SockAddr> Facts for ConnectFacts<'_, H> {
         let key = policy::v6_key(self.destination.address);
         let port = u32::from(self.destination.port.to_host());
         let opinion = Opinion(apart::opinion_of_address(key.high, key.low, u32::from(self.family), port));
-        if self.settings.flags & flag::NAMES == 0 || opinion.blocked() {
+        if self.settings.flags & flag::NAMES == 0 {
             return opinion;
         }
         let [high, low] = self.destination.address.halves();
-        opinion.and(Opinion(apart::opinion_of_names(self.attachment.cgroup, high, low, port, self.now.0)))
+        lookup::joined(opinion, self.attachment.cgroup, |cgroup| {
+            Opinion(apart::opinion_of_names(cgroup, high, low, port, self.now.0))
+        })
     }
 
     #[inline(always)]
