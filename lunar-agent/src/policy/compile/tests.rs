@@ -6,7 +6,7 @@ use lunar_common::{
     failsafe::Ticket,
     net::Address,
     opinion::Opinion,
-    policy::{Family, PortClass, search, skim, v4_key, v6_key},
+    policy::{COUNTED_ENTRIES, Family, PortClass, search, skim, v4_key, v6_key},
     verdict::{Facts, Reason, Verdict, decide},
 };
 
@@ -163,6 +163,12 @@ fn the_outline_decides_only_where_no_entry_speaks() {
     let allow = entries(&["203.0.0.0/16"]);
     let tables = compile(&rules(&allow, &[], &[80])).unwrap();
     assert_eq!((says(&tables, "203.0.1.1"), says(&tables, "8.8.8.8")), (None, Some(Answer::UNWANTED)));
+    // An entry that is too far down the list to be counted blocks all the same.
+    let mut block = vec![entry("2001:db8::/32"); COUNTED_ENTRIES as usize - 1];
+    block.push(entry("203.0.0.0/16"));
+    let tables = compile(&rules(&[], &block, &[80])).unwrap();
+    assert_eq!(look_up(&tables, "203.0.1.1".parse().unwrap()), Answer::UNWANTED.block());
+    assert_eq!(says(&tables, "203.0.1.1"), None);
 }
 
 #[test]
