@@ -9,7 +9,9 @@ fn main() -> ExitCode {
     match Cli::parse().command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", exit::describe(&error));
+            if !error.is::<exit::Direct>() {
+                eprintln!("error: {}", exit::describe(&error));
+            }
             exit::code(&error)
         }
     }

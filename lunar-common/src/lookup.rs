@@ -73,8 +73,9 @@ pub fn of_known(maps: &impl Maps, key: &LearnedKey, port: u16, now: KtimeNs) -> 
     all
 }
 
+/// What an answer says of a port in host order.
 #[inline(always)]
-fn opinion(maps: &impl Maps, answer: Answer, port: u16) -> Opinion {
+pub fn opinion(maps: &impl Maps, answer: Answer, port: u16) -> Opinion {
     let rule = if answer.rule() == 0 { None } else { maps.port_rule(u32::from(answer.rule())) };
     Opinion::of(answer, rule.as_ref(), port)
 }

@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use super::{PlaceArgs, exit::Usage, output::say_line, runtime};
-use crate::control::{Answer, Request, client};
+use super::{PlaceArgs, ask::ask_to};
+use crate::control::Request;
 
 /// Intercept more targets
 ///
@@ -43,7 +43,7 @@ impl AttachArgs {
     /// # Errors
     /// If there is no agent, or it refuses.
     pub fn run(self) -> anyhow::Result<()> {
-        ask(self.place, &Request::Attach { selectors: self.selectors })
+        ask_to(self.place, &Request::Attach { selectors: self.selectors })
     }
 }
 
@@ -53,22 +53,6 @@ impl DetachArgs {
     /// # Errors
     /// If there is no agent, or it refuses.
     pub fn run(self) -> anyhow::Result<()> {
-        ask(self.place, &Request::Detach { selectors: self.selectors })
-    }
-}
-
-/// Asks the agent, and prints what it has done.
-pub(super) fn ask(place: PlaceArgs, request: &Request) -> anyhow::Result<()> {
-    let socket = place.paths()?.socket;
-    let (done, refusal) = match runtime()?.block_on(client::ask(&socket, request))? {
-        Answer::Done(lines) => (lines, None),
-        Answer::Refused { done, reason, usage } => (done, Some((reason, usage))),
-        Answer::Status(_) => return Err(anyhow::anyhow!("the agent answered another question")),
-    };
-    done.iter().try_for_each(|line| say_line(line))?;
-    match refusal {
-        None => Ok(()),
-        Some((reason, true)) => Err(Usage(reason).into()),
-        Some((reason, false)) => Err(anyhow::anyhow!(reason)),
+        ask_to(self.place, &Request::Detach { selectors: self.selectors })
     }
 }

@@ -15,6 +15,11 @@ use crate::{
 #[error("{0}")]
 pub struct Usage(pub String);
 
+/// A host that was asked about goes direct: an answer and no error, so there is nothing to say.
+#[derive(Debug, thiserror::Error)]
+#[error("direct")]
+pub struct Direct;
+
 /// Wrong usage or configuration.
 const USAGE: u8 = 2;
 /// Not permitted.

@@ -1,12 +1,15 @@
 //! The command line: one file for each verb, parsing and printing only.
 
+mod ask;
 pub mod attach;
 pub mod cleanup;
 pub mod config;
 pub mod exit;
+pub mod explain;
 pub mod failsafe;
 pub mod gateway;
 mod output;
+pub mod policy;
 pub mod reload;
 pub mod run;
 pub mod sources;
@@ -56,6 +59,11 @@ pub enum Command {
     /// Show the breaker, or bypass the gateway by hand
     #[command(subcommand)]
     Failsafe(failsafe::FailsafeCommand),
+    /// Show the policy, ask about a host, change it until the agent restarts
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// Say what would become of a connect, step by step
+    Explain(explain::ExplainArgs),
     /// Validate the configuration, or print what is in effect and why
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -78,6 +86,8 @@ impl Command {
             Self::Reload(args) => args.run(),
             Self::Status(args) => args.run(),
             Self::Failsafe(command) => command.run(),
+            Self::Policy(command) => command.run(),
+            Self::Explain(args) => args.run(),
             Self::Config(command) => config::run(command),
             Self::Gateway(args) => Ok(runtime()?.block_on(args.run())?),
             Self::Cleanup(args) => args.run(),

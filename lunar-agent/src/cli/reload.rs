@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{PlaceArgs, attach::ask};
+use super::{PlaceArgs, ask::ask_to};
 use crate::control::Request;
 
 /// Apply the configuration anew, as a whole or not at all
@@ -26,6 +26,6 @@ impl ReloadArgs {
     /// # Errors
     /// If there is no agent, or it refuses the configuration.
     pub fn run(self) -> anyhow::Result<()> {
-        ask(self.place, &Request::Reload {})
+        ask_to(self.place, &Request::Reload {})
     }
 }

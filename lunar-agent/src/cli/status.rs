@@ -5,7 +5,7 @@ use std::{fmt::Write as _, io::IsTerminal, path::Path, time::Duration};
 use clap::Args;
 use lunar_common::verdict::Reason;
 
-use super::{PlaceArgs, config::Output, output::say_to_reader, runtime, table::Table};
+use super::{PlaceArgs, ask::another_question, config::Output, output::say_to_reader, runtime, table::Table};
 use crate::{
     config::{HumanDuration, Paths},
     control::{
@@ -72,7 +72,7 @@ fn fetch(paths: &Paths) -> anyhow::Result<Status> {
     match runtime()?.block_on(client::ask(&paths.socket, &Request::Status {})) {
         Ok(Answer::Status(status)) => Ok(*status),
         Ok(Answer::Refused { reason, .. }) => Err(anyhow::anyhow!(reason)),
-        Ok(Answer::Done(_)) => Err(anyhow::anyhow!("the agent answered another question")),
+        Ok(_) => Err(another_question()),
         Err(e @ AskError::NotPermitted { .. }) => Err(e.into()),
         Err(e) => {
             if !matches!(e, AskError::NoAgent { .. }) {

@@ -2,6 +2,7 @@
 //! length. Root only: the folder and the socket admit nobody else.
 
 pub mod client;
+pub mod policy;
 pub mod server;
 pub mod status;
 
@@ -33,6 +34,30 @@ pub enum Request {
     },
     /// Apply the configuration anew.
     Reload {},
+    /// The policy in effect.
+    Policy {
+        /// Only entries that have this in them; all, if it is empty.
+        containing: String,
+    },
+    /// Change the policy until the agent restarts.
+    ChangePolicy {
+        /// How.
+        change: policy::Change,
+        /// As a person wrote them.
+        entries: Vec<String>,
+    },
+    /// What the policy says of a host.
+    TestPolicy {
+        /// The host.
+        host: policy::HostPort,
+    },
+    /// The verdict that a connect of a target would get.
+    Explain {
+        /// Selector or name of the target.
+        target: String,
+        /// Where the connect would go.
+        host: policy::HostPort,
+    },
 }
 
 /// What the agent answers.
@@ -41,6 +66,10 @@ pub enum Request {
 pub enum Answer {
     /// The status.
     Status(Box<Status>),
+    /// The policy.
+    Policy(Box<policy::View>),
+    /// Verdicts, one for each address.
+    Explained(Vec<policy::Explained>),
     /// Done: a line for each thing done.
     Done(Vec<String>),
     /// Not done, or not all of it.

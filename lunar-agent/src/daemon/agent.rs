@@ -20,6 +20,7 @@ use super::{
     endpoints::{self, Lookups},
     gateways::Gateways,
     names::SWEEP_EVERY,
+    policy::ByHand,
     probes::Probes,
     reload::{Prepared, Reloads},
     renewal::Plan,
@@ -82,6 +83,8 @@ pub(super) struct Agent {
     pub(super) lookups: Lookups,
     pub(super) probes: Probes,
     pub(super) names: resolution::Resolution,
+    /// Entries of the policy that were added by hand.
+    pub(super) by_hand: ByHand,
     pub(super) gateways: Gateways,
     started: Instant,
     next_beat: Instant,
@@ -153,6 +156,7 @@ impl Agent {
             state: State::open(&pins)?,
             probes: Probes::new(&config),
             names: resolution::Resolution::new(MARK),
+            by_hand: ByHand::default(),
             config,
             reloads,
             pins,
@@ -344,6 +348,13 @@ impl Agent {
             Request::Attach { selectors } => self.attach_all(&selectors),
             Request::Detach { selectors } => self.detach_all(&selectors),
             Request::Reload {} => return self.begin_reload(Some(answer)),
+            Request::Policy { containing } => match self.view_policy(&containing) {
+                Ok(view) => Answer::Policy(Box::new(view)),
+                Err(e) => Answer::Refused { done: Vec::new(), reason: e.to_string(), usage: false },
+            },
+            Request::ChangePolicy { change, entries } => self.change_policy(change, &entries),
+            Request::TestPolicy { host } => Answer::Explained(self.test_policy(&host)),
+            Request::Explain { target, host } => self.explain(&target, &host),
         };
         // A client that went away needs no answer.
         let _gone = answer.send(done);

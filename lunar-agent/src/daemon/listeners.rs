@@ -149,7 +149,8 @@ impl Agent {
     }
 }
 
-fn processes_of(cgroup: &Cgroup) -> Vec<u32> {
+/// The processes that are in a cgroup itself.
+pub(super) fn processes_of(cgroup: &Cgroup) -> Vec<u32> {
     let text = fs::read_to_string(cgroup.path.join("cgroup.procs")).unwrap_or_default();
     text.lines().filter_map(|line| line.parse().ok()).collect()
 }

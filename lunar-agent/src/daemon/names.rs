@@ -187,7 +187,8 @@ fn exact_names<'a>(entries: impl Iterator<Item = &'a PolicyEntry>) -> BTreeSet<S
     entries.filter_map(exact).collect()
 }
 
-const fn named_key(key: LearnedKey, pattern: u32) -> NamedKey {
+/// The key of the name by which an address is known under a pattern.
+pub(super) const fn named_key(key: LearnedKey, pattern: u32) -> NamedKey {
     NamedKey { cgroup: key.cgroup, address: key.address, pattern, pad: 0 }
 }
 

@@ -15,7 +15,7 @@ use super::{
     settings,
 };
 use crate::{
-    config::{Config, ConfigErrors, EndpointSpec, Loaded, Origin, Sources},
+    config::{Config, ConfigErrors, EndpointSpec, Loaded, Origin, Source, Sources},
     control::Answer,
     gateway::endpoint::{self, Resolution},
 };
@@ -68,6 +68,11 @@ pub(super) struct Reloads {
 impl Reloads {
     pub(super) fn new(sources: Sources, origins: Vec<Origin>) -> Self {
         Self { sources, origins, problem: None, running: JoinSet::new(), waiting: None }
+    }
+
+    /// Where the value of a key comes from.
+    pub(super) fn source(&self, key: &str) -> Option<&Source> {
+        self.origins.iter().find(|origin| origin.key == key).map(|origin| &origin.source)
     }
 
     /// What a person should know of the last reload.
@@ -135,7 +140,7 @@ impl Agent {
         let resolutions: Vec<_> = config.gateway.endpoints.iter().filter_map(resolution).collect();
         let own_addresses = settings::own_addresses().map_err(DaemonError::OwnAddresses)?;
         let endpoints = endpoint::place(&resolutions, &held(&self.endpoints));
-        let config = Arc::new(config);
+        let config = Arc::new(Config { policy: self.by_hand.added_to(config.policy), ..config });
         let before = Arc::clone(&self.config);
         // Before the new verdicts are attached: which endpoints wait for a handshake is for the new probes to say.
         let probes_before = Probes::differ(&before, &config)
@@ -218,7 +223,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::config::Source;
 
     fn origins(pairs: &[(&str, Value)]) -> Vec<Origin> {
         let origin = |(key, value): &(&str, Value)| Origin {

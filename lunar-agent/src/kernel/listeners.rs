@@ -47,6 +47,11 @@ impl State {
         }
     }
 
+    /// Whether there is one that lives.
+    pub fn has_listener(&self, slot: u32) -> bool {
+        places(slot).any(|place| matches!(sys::sockmap_cookie(self.listeners.as_fd(), place), Ok(Some(_))))
+    }
+
     /// Empties the places of an endpoint slot: another address is in it.
     ///
     /// # Errors

@@ -184,6 +184,14 @@ impl State {
         })
     }
 
+    /// The unanswered SYNs of an endpoint slot.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn syns(&self, slot: u32) -> Result<Syns, KernelError> {
+        self.syns.get(&slot, 0).map(|v| v.0).map_err(map_error(maps::SYNS))
+    }
+
     /// The bar between a target and an endpoint, both by slot.
     pub fn bar(&self, target: u32, endpoint: u32) -> Bar {
         Bar(self.bar_word(target, endpoint).load(Ordering::Relaxed))
