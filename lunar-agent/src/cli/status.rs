@@ -132,6 +132,7 @@ fn render(status: &Status) -> String {
         ("without kernel memory", status.losses.storage),
         ("PROXY headers not pushed", status.losses.headers),
         ("failed before a packet left", status.losses.unsent),
+        ("DNS questions forgotten", status.losses.dns_questions),
     ] {
         if count > 0 {
             let _ = writeln!(out, "warning  {count} {what}");
@@ -193,12 +194,23 @@ fn targets_table(targets: &[Target]) -> String {
         .collect();
     let mut columns = vec!["TARGET".to_owned(), "ATTACHED".to_owned()];
     columns.extend(reasons.iter().map(|r| r.name().to_uppercase()));
-    columns.extend(["OK", "FAILED", "ABANDONED", "NOTE"].map(str::to_owned));
+    // What only a policy by name counts is shown where it has.
+    let names: [(&str, fn(&Target) -> u64); 4] = [
+        ("DNS ANSWERS", |t| t.dns.answers),
+        ("DNS MISS", |t| t.dns.miss),
+        ("SHARED ADDRESS", |t| t.shared_address),
+        ("QUIC REFUSED", |t| t.quic_refused),
+    ];
+    let names: Vec<_> = names.into_iter().filter(|(_, count)| targets.iter().any(|t| count(t) > 0)).collect();
+    columns.extend(["OK", "FAILED", "ABANDONED"].map(str::to_owned));
+    columns.extend(names.iter().map(|(name, _)| (*name).to_owned()));
+    columns.push("NOTE".to_owned());
     let mut table = Table::new(columns);
     for t in targets {
         let mut row = vec![t.name.clone(), if t.attached { "yes" } else { "NO" }.to_owned()];
         row.extend(reasons.iter().map(|r| count(t, *r).to_string()));
         row.extend([t.connects.succeeded, t.connects.failed, t.connects.abandoned].map(|n| n.to_string()));
+        row.extend(names.iter().map(|(_, count)| count(t).to_string()));
         row.push(t.problem.clone().unwrap_or_default());
         table.row(row);
     }

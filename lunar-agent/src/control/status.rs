@@ -30,6 +30,8 @@ pub struct Status {
     pub targets: Vec<Target>,
     /// What was lost or refused for want of room, on the whole host.
     pub losses: Losses,
+    /// DNS messages that were passed over.
+    pub dns: DnsPassedOver,
 }
 
 /// The agent's process.
@@ -106,6 +108,10 @@ pub struct Target {
     pub connects: Connects,
     /// DNS answers.
     pub dns: Dns,
+    /// Connects that went direct because their address serves both a wanted and a blocked name.
+    pub shared_address: u64,
+    /// UDP connects and sends to port 443 that were refused.
+    pub quic_refused: u64,
 }
 
 /// Redirected connects by outcome.
@@ -124,8 +130,10 @@ pub struct Connects {
 pub struct Dns {
     /// Read.
     pub answers: u64,
-    /// For a wanted name, but of no use.
+    /// Those for a wanted name that were of no use, and connects made before their address was known to be wanted.
     pub miss: u64,
+    /// Addresses that are known for names of the policy.
+    pub known: u64,
 }
 
 /// What did not fit: each of these failed open, or was lost, and was counted.
@@ -143,6 +151,17 @@ pub struct Losses {
     pub headers: u64,
     /// Redirected connects that failed before a packet left.
     pub unsent: u64,
+    /// DNS questions forgotten because one socket had too many under way: their answers taught nothing.
+    pub dns_questions: u64,
+}
+
+/// DNS messages to sockets of targets that taught nothing, and were not meant to.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct DnsPassedOver {
+    /// Answers that nobody had asked for, or not like that.
+    pub unasked: u64,
+    /// No proper answers.
+    pub malformed: u64,
 }
 
 /// What only the running agent knows.
@@ -191,7 +210,8 @@ pub fn read(
         .targets()?
         .into_iter()
         .map(|(slot, entry)| {
-            let mut shown = target(&entry, &state.counters(slot)?, problem_of(slot, &entry));
+            let known = state.known.counts(slot).known;
+            let mut shown = target(&entry, &state.counters(slot)?, known, problem_of(slot, &entry));
             // Attached it is all the same.
             shown.problem = shown.problem.or_else(|| barred(state, slot, &slots, now));
             Ok(shown)
@@ -220,7 +240,9 @@ pub fn read(
             storage: totals.storage_failed,
             headers: totals.headers_failed,
             unsent: totals.unsent,
+            dns_questions: totals.dns_forgotten,
         },
+        dns: DnsPassedOver { unasked: totals.dns_unasked, malformed: totals.dns_malformed },
     })
 }
 
@@ -280,7 +302,7 @@ fn endpoint(entry: &Endpoint, word: Word, now: KtimeNs) -> EndpointStatus {
     }
 }
 
-fn target(entry: &TargetEntry, counters: &Counters, problem: Option<String>) -> Target {
+fn target(entry: &TargetEntry, counters: &Counters, known: u64, problem: Option<String>) -> Target {
     let verdicts: [(String, Value); REASONS] =
         Reason::ALL.map(|reason| (reason.name().to_owned(), counters.verdicts[reason as usize].into()));
     Target {
@@ -295,7 +317,9 @@ fn target(entry: &TargetEntry, counters: &Counters, problem: Option<String>) -> 
             failed: counters.failed,
             abandoned: counters.abandoned,
         },
-        dns: Dns { answers: counters.dns_answers, miss: counters.dns_misses },
+        dns: Dns { answers: counters.dns_answers, miss: counters.dns_misses, known },
+        shared_address: counters.shared,
+        quic_refused: counters.quic_refused,
     }
 }
 

@@ -33,7 +33,13 @@ fn status() -> Status {
         endpoints: Vec::new(),
         problems: vec!["ü".into()],
     };
-    Status { agent: Default::default(), gateway, targets: Vec::new(), losses: Losses::default() }
+    Status {
+        agent: Default::default(),
+        gateway,
+        targets: Vec::new(),
+        losses: Losses::default(),
+        dns: Default::default(),
+    }
 }
 
 fn any_answer() -> impl Strategy<Value = Answer> {

@@ -51,7 +51,7 @@ proptest! {
 
     #[test]
     fn a_target_of_any_bytes_is_shown(entry in scribbled::<TargetEntry>(), counters in scribbled::<Counters>()) {
-        let shown = target(&entry, &counters, None);
+        let shown = target(&entry, &counters, 0, None);
         prop_assert_eq!(shown.verdicts.len(), REASONS);
         prop_assert!(shown.name.chars().count() <= entry.name.len());
         prop_assert!(shown.cgroup.chars().count() <= entry.path.len());
