@@ -29,20 +29,21 @@ pub trait Maps {
     fn name_answer(&self, pattern: u32) -> Option<NameAnswer>;
 }
 
-/// What the entries of addresses say of one, given as two halves in host order, of family 4 or 6, with a port in host order.
+/// What the entries of addresses say of an IPv4 one, with a port in host order.
 #[inline(always)]
-pub fn of_address(maps: &impl Maps, high: u64, low: u64, family: u32, port: u16) -> Opinion {
-    let answer = if family == 4 {
-        let key = V4(low as u32);
-        skim(key, |i| maps.outline_v4(i)).unwrap_or_else(|| {
-            search(key, maps.bucket_v4(key.bucket()).unwrap_or_default(), |i| maps.boundary_v4(i))
-        })
-    } else {
-        let key = V6 { high, low };
-        skim(key, |i| maps.outline_v6(i)).unwrap_or_else(|| {
-            search(key, maps.bucket_v6(key.bucket()).unwrap_or_default(), |i| maps.boundary_v6(i))
-        })
-    };
+pub fn of_v4(maps: &impl Maps, key: V4, port: u16) -> Opinion {
+    let answer = skim(key, |i| maps.outline_v4(i)).unwrap_or_else(|| {
+        search(key, maps.bucket_v4(key.bucket()).unwrap_or_default(), |i| maps.boundary_v4(i))
+    });
+    opinion(maps, answer, port)
+}
+
+/// What the entries of addresses say of an IPv6 one, with a port in host order.
+#[inline(always)]
+pub fn of_v6(maps: &impl Maps, key: V6, port: u16) -> Opinion {
+    let answer = skim(key, |i| maps.outline_v6(i)).unwrap_or_else(|| {
+        search(key, maps.bucket_v6(key.bucket()).unwrap_or_default(), |i| maps.boundary_v6(i))
+    });
     opinion(maps, answer, port)
 }
 

@@ -6,15 +6,17 @@
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use lunar_common::{
-    abi::{Control, Event, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS, Settings, endpoint, event},
+    abi::{Control, Event, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS, Settings, endpoint, event, flag},
     bar::{self, Bar},
     failsafe::{self, Attempt, Outcome, Step, Ticket, Word},
     lookup,
     names::LearnedKey,
-    net::Address,
+    net::{Address, Destination, NetworkOrder},
+    opinion::Opinion,
+    policy::{V4, V6},
     syn,
     time::KtimeNs,
-    verdict::{self, EndpointFacts, Fitness, Packed, Reason, Turns},
+    verdict::{self, EndpointFacts, Fitness, Packed, REASONS, Reason, Turns},
 };
 
 use crate::{
@@ -171,10 +173,68 @@ pub extern "C" fn choose_endpoint(family: u32, netns: u64, target: u32, now: u64
     verdict::choose(&Endpoints { settings, control, family, netns, target, now: KtimeNs(now) }).0
 }
 
-/// [`lookup::of_address`].
+/// Counts a verdict and the policy's part in it. The target's slot + 1 and the reason, a raw [`Opinion`], the target's cgroup,
+/// and the destination's address as two numbers.
 #[unsafe(no_mangle)]
-pub extern "C" fn opinion_of_address(high: u64, low: u64, family: u32, port: u32) -> u32 {
-    lookup::of_address(&Policy, high, low, family, port as u16).0
+pub extern "C" fn count_verdict(
+    target_and_reason: u64,
+    opinion: u32,
+    cgroup: u64,
+    high: u64,
+    low: u64,
+) -> u32 {
+    let (target, reason) = ((target_and_reason >> 32) as u32, target_and_reason as u32);
+    if (reason as usize) < REASONS {
+        count::of_target!(target, verdicts[reason as usize]);
+    }
+    let opinion = Opinion(opinion);
+    count::policy(target, opinion);
+    if reason == Reason::Policy as u32
+        && !opinion.blocked()
+        && maps::settings().is_some_and(|settings| settings.flags & flag::NAMES_WANTED != 0)
+    {
+        count::unknown(cgroup, Address::from_halves([high, low]), maps::now());
+    }
+    0
+}
+
+/// Tells the agent of a verdict: the target's slot + 1 and the reason, the endpoint's slot and the raw port, and the
+/// destination's address as two numbers.
+#[unsafe(no_mangle)]
+pub extern "C" fn tell_of_verdict(
+    target_and_reason: u64,
+    endpoint_and_port: u64,
+    high: u64,
+    low: u64,
+) -> u32 {
+    let port = NetworkOrder::<u16>::from_raw(endpoint_and_port as u16);
+    count::tell(Event {
+        at: maps::now(),
+        kind: event::VERDICT,
+        target: (target_and_reason >> 32) as u32,
+        endpoint: (endpoint_and_port >> 32) as u32,
+        reason: target_and_reason as u32,
+        tgid: count::tgid(),
+        original: Destination::new(Address::from_halves([high, low]), port),
+        word: 0,
+    });
+    0
+}
+
+/// [`lookup::of_v4`], of an address in host order.
+#[unsafe(no_mangle)]
+pub extern "C" fn opinion_of_v4(address: u32, port: u32) -> u32 {
+    lookup::of_v4(&Policy, V4(address), port as u16).0
+}
+
+/// The same or [`lookup::of_v6`], of an address as two halves in host order, of family 4 or 6.
+#[unsafe(no_mangle)]
+pub extern "C" fn opinion_of_any(high: u64, low: u64, family: u32, port: u32) -> u32 {
+    if family == 4 {
+        lookup::of_v4(&Policy, V4(low as u32), port as u16).0
+    } else {
+        lookup::of_v6(&Policy, V6 { high, low }, port as u16).0
+    }
 }
 
 /// [`lookup::of_known`], of an address given as its words in two numbers, at `now` (nanoseconds).

@@ -46,11 +46,9 @@ pub fn connect<H: SockAddr>(hook: &H) {
         }
     };
     leave_mark(attachment, sk);
-    count::verdict(attachment.target, reason);
-    count::policy(attachment.target, verdict.opinion);
-    if reason == Reason::Policy && !verdict.opinion.blocked() && settings.flags & flag::NAMES_WANTED != 0 {
-        count::unknown(attachment.cgroup, destination.address, now);
-    }
+    let [high, low] = destination.address.halves();
+    let target_and_reason = u64::from(attachment.target) << 32 | u64::from(reason as u32);
+    apart::count_verdict(target_and_reason, verdict.opinion.0, attachment.cgroup, high, low);
     // Compiled into nothing unless the agent logs at debug level: the level is read-only data.
     debug!(
         hook.context(),
@@ -60,14 +58,11 @@ pub fn connect<H: SockAddr>(hook: &H) {
         attachment.target.wrapping_sub(1),
         reason as u32
     );
-    count::flow(
-        settings.flags,
-        attachment.target,
-        apart::slot(facts.settings, verdict.nth),
-        reason,
-        destination,
-        now,
-    );
+    if settings.flags & flag::FLOW_EVENTS != 0 {
+        let endpoint = u64::from(apart::slot(settings, verdict.nth));
+        let port = u64::from(destination.port.raw());
+        apart::tell_of_verdict(target_and_reason, endpoint << 32 | port, high, low);
+    }
 }
 
 /// Whether a target within this one has decided already. The outermost target wipes the mark.

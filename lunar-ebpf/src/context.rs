@@ -48,6 +48,8 @@ macro_rules! set_field {
 
 /// A `cgroup/connect` or `cgroup/getpeername` context of either family.
 pub trait SockAddr {
+    /// Whether no other addresses than IPv4 ones come here, v4-mapped ones included.
+    const V4_ONLY: bool;
     /// The address in the context: where to connect, or the peer's.
     fn address(&self) -> Address;
     /// Replaces the address.
@@ -101,6 +103,8 @@ pub trait SockAddr {
 pub struct V4(pub SockAddrContext);
 
 impl SockAddr for V4 {
+    const V4_ONLY: bool = true;
+
     #[inline(always)]
     fn address(&self) -> Address {
         Address::from_v4_raw(field!(self.0.sock_addr, user_ip4))
@@ -126,6 +130,8 @@ impl SockAddr for V4 {
 pub struct V6(pub SockAddrContext);
 
 impl SockAddr for V6 {
+    const V4_ONLY: bool = false;
+
     #[inline(always)]
     fn address(&self) -> Address {
         let at = self.0.sock_addr;

@@ -42,15 +42,6 @@ macro_rules! of_all {
 }
 pub(crate) use of_all;
 
-/// Counts a verdict.
-#[inline(always)]
-pub fn verdict(target: u32, reason: Reason) {
-    let index = reason as usize;
-    if index < lunar_common::verdict::REASONS {
-        of_target!(target, verdicts[index]);
-    }
-}
-
 /// Counts what the policy's entries made of a connect.
 #[inline(always)]
 pub fn policy(target: u32, opinion: Opinion) {
@@ -91,23 +82,6 @@ pub fn tell(event: Event) {
 #[inline(always)]
 pub fn tgid() -> u32 {
     (bpf_get_current_pid_tgid() >> 32) as u32
-}
-
-/// Tells of a verdict, where somebody listens.
-#[inline(always)]
-pub fn flow(flags: u32, target: u32, endpoint: u32, reason: Reason, original: Destination, at: KtimeNs) {
-    if flags & flag::FLOW_EVENTS != 0 {
-        tell(Event {
-            at,
-            kind: event::VERDICT,
-            target,
-            endpoint,
-            reason: reason as u32,
-            tgid: tgid(),
-            original,
-            word: 0,
-        });
-    }
 }
 
 /// Counts a redirected connect that failed before a packet left. If there was a route there was no port: then the

@@ -76,13 +76,18 @@ impl<H: SockAddr> Facts for ConnectFacts<'_, H> {
 
     #[inline(always)]
     fn policy(&self) -> Opinion {
-        let key = policy::v6_key(self.destination.address);
+        let address = self.destination.address;
         let port = u32::from(self.destination.port.to_host());
-        let opinion = Opinion(apart::opinion_of_address(key.high, key.low, u32::from(self.family), port));
+        let opinion = Opinion(if H::V4_ONLY {
+            apart::opinion_of_v4(policy::v4_key(address).0, port)
+        } else {
+            let key = policy::v6_key(address);
+            apart::opinion_of_any(key.high, key.low, u32::from(self.family), port)
+        });
         if self.settings.flags & flag::NAMES == 0 {
             return opinion;
         }
-        let [high, low] = self.destination.address.halves();
+        let [high, low] = address.halves();
         lookup::joined(opinion, self.attachment.cgroup, |cgroup| {
             Opinion(apart::opinion_of_names(cgroup, high, low, port, self.now.0))
         })

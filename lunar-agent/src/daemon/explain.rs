@@ -15,7 +15,7 @@ use lunar_common::{
     names::LearnedKey,
     net::Destination,
     opinion::Opinion,
-    policy::{PortClass, v6_key},
+    policy::{PortClass, v4_key, v6_key},
     syn,
     time::KtimeNs,
     verdict::{self, EndpointFacts, Facts, Fitness, Packed, Reason, Turns, Verdict},
@@ -208,9 +208,11 @@ impl Facts for Connect<'_> {
     fn policy(&self) -> Opinion {
         let maps = &self.agent.generation.policy;
         let address = self.destination.address;
-        let key = v6_key(address);
-        let family = u32::from(address.family());
-        let of_address = lookup::of_address(maps, key.high, key.low, family, self.port());
+        let of_address = if address.is_v4() {
+            lookup::of_v4(maps, v4_key(address), self.port())
+        } else {
+            lookup::of_v6(maps, v6_key(address), self.port())
+        };
         let of_known =
             |cgroup| lookup::of_known(maps, &LearnedKey { cgroup, address }, self.port(), self.now);
         // Of nobody in particular: what the agent knows, which holds for all.

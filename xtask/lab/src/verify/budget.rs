@@ -7,7 +7,11 @@ use super::statistics::Statistics;
 const INSTRUCTIONS: u32 = 10_000;
 
 /// Programs that need more: name, budget, reason.
-const EXCEPTIONS: &[(&str, u32, &str)] = &[];
+const EXCEPTIONS: &[(&str, u32, &str)] = &[(
+    "connect6",
+    13_000,
+    "IPv6 and v4-mapped destinations come there, so the tables of both families are searched",
+)];
 
 /// A program's budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
