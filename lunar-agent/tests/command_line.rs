@@ -407,17 +407,31 @@ fn help_shows_what_is_built_and_the_rest_is_refused() {
     let world = World::new("help");
     let (code, help) = end(&world, &[AGENT, "--help"], &[]);
     assert_eq!(code, 0);
-    let verbs = ["run", "attach", "detach", "reload", "status", "failsafe", "config", "gateway", "cleanup"];
+    let verbs = [
+        "run", "attach", "detach", "reload", "status", "failsafe", "policy", "explain", "config", "gateway",
+        "cleanup",
+    ];
     for verb in verbs {
         assert!(help.lines().any(|l| l.trim_start().starts_with(verb)), "{verb} is not in {help}");
     }
-    let inner = ["failsafe show", "failsafe bypass", "failsafe resume", "config check", "config show"];
-    for verb in verbs.iter().filter(|v| !["failsafe", "config"].contains(v)).chain(&inner) {
+    let inner = [
+        "failsafe show",
+        "failsafe bypass",
+        "failsafe resume",
+        "policy show",
+        "policy test",
+        "policy allow",
+        "policy block",
+        "policy remove",
+        "config check",
+        "config show",
+    ];
+    for verb in verbs.iter().filter(|v| !["failsafe", "policy", "config"].contains(v)).chain(&inner) {
         let args: Vec<&str> = [AGENT].into_iter().chain(verb.split(' ')).chain(["--help"]).collect();
         let (code, text) = end(&world, &args, &[]);
         assert!(code == 0 && text.contains("Examples:\n") && !text.contains('\x1b'), "{verb}: {text}");
     }
-    let later = ["targets", "policy", "explain", "flows", "top", "doctor", "ca", "relay", "oci-hook"];
+    let later = ["targets", "flows", "top", "doctor", "ca", "relay", "oci-hook"];
     for verb in later {
         let listed = help.lines().any(|l| l.split_whitespace().next() == Some(verb));
         let (code, text) = end(&world, &[AGENT, verb], &[]);
