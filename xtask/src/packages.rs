@@ -47,14 +47,19 @@ pub const TOOLCHAIN: &[Package] = &[
 /// For the tests, the demo and the benchmarks, in either way.
 pub const RUNTIME: &[Package] = &[
     package("iproute2", Proof::Command("ip"), "network namespaces and veth of tests and demo"),
-    package("iptables", Proof::Command("iptables"), "bench connect, which compares with REDIRECT"),
+    package("iptables", Proof::Command("iptables"), "bench connect, and a name server hidden the way Docker does it"),
     package("haproxy", Proof::Command("haproxy"), "handoff tests with a stock gateway"),
     package("nginx-light", Proof::Command("nginx"), "handoff tests with a stock gateway"),
     package("dnsmasq-base", Proof::Command("dnsmasq"), "tests with a real name server"),
+    package("unbound", Proof::Command("unbound"), "tests with a real name server"),
     package("libnginx-mod-stream", Proof::Dpkg, "handoff tests with a stock gateway"),
     package("curl", Proof::Command("curl"), "tests with a real client"),
     package("nodejs", Proof::Command("node"), "tests with a real client"),
     package("python3", Proof::Command("python3"), "tests with a real client"),
+    package("gcc", Proof::Command("gcc"), "tests with glibc's resolver"),
+    package("musl-tools", Proof::Command("musl-gcc"), "tests with musl's resolver"),
+    package("golang-go", Proof::Command("go"), "tests with Go's resolver"),
+    package("openjdk-17-jdk-headless", Proof::Command("javac"), "tests with Java's resolver"),
     package("socat", Proof::Command("socat"), "tests with a real client"),
 ];
 

@@ -1,0 +1,123 @@
+//! Name servers, and how the target's system comes to use them.
+
+use std::{fmt::Write as _, fs};
+
+use lunar_lab::{Child, Netns, Spawn};
+use nix::mount::{MsFlags, mount};
+
+use crate::{
+    programs::PYTHON,
+    scene::WANTED,
+    world::{SOON, World},
+};
+
+/// Where the provider's name server answers.
+pub const SERVER: &str = "203.0.113.10";
+
+/// Names whose addresses are their own: `n0` and so on.
+#[derive(Clone, Copy)]
+pub struct Zone {
+    /// How many there are.
+    pub names: u32,
+    /// Whether their addresses are IPv4, of which there are so few that each has [`Zone::REUSED`] names apart; or IPv6.
+    pub v4: bool,
+}
+
+impl Zone {
+    /// Names that lie so far apart may have the same IPv4 address.
+    pub const REUSED: u32 = 250;
+
+    fn each<T>(self, write: impl Fn(&str, &str) -> T) -> impl Iterator<Item = T> {
+        (0..self.names).map(move |i| {
+            let address = if self.v4 {
+                format!("198.51.100.{}", i % Self::REUSED)
+            } else {
+                format!("2001:db8:1::{:x}:{:x}", i >> 16, i & 0xffff)
+            };
+            write(&format!("n{i}.{WANTED}"), &address)
+        })
+    }
+}
+
+/// Tells the systems of this lab, target and agent, of their resolver.
+pub fn resolv_conf(world: &World, text: &str) {
+    let path = world.lab.dir().join("resolv.conf");
+    fs::write(&path, text).unwrap();
+    mount(Some(&path), "/etc/resolv.conf", None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+}
+
+/// A dnsmasq that listens on this address of a namespace and takes nothing from this machine.
+pub fn dnsmasq(world: &World, netns: &Netns, listen: &str, more: &[&str]) -> Child {
+    let args = [
+        "--keep-in-foreground",
+        "--no-resolv",
+        "--no-hosts",
+        "--conf-file=/dev/null",
+        "--user=root",
+        "--log-facility=-",
+        "--pid-file=",
+        "--bind-interfaces",
+    ];
+    let listen = format!("--listen-address={listen}");
+    let spawn = Spawn::new("dnsmasq").args(args).args([&listen]).args(more).netns(netns);
+    let child = world.lab.spawn(spawn).unwrap();
+    child.wait_for_line("started", SOON).unwrap();
+    child
+}
+
+/// A dnsmasq on the provider's host that knows a zone.
+pub fn dnsmasq_of(world: &World, zone: Zone) -> Child {
+    let path = world.lab.dir().join("hosts");
+    fs::write(&path, zone.each(|name, address| format!("{address} {name}\n")).collect::<String>()).unwrap();
+    let hosts = format!("--addn-hosts={}", path.display());
+    let local = format!("--local=/{WANTED}/");
+    dnsmasq(world, &world.provider, SERVER, &[&hosts, &local])
+}
+
+/// An unbound there that knows a zone.
+pub fn unbound_of(world: &World, zone: Zone) -> Child {
+    let kind = if zone.v4 { "A" } else { "AAAA" };
+    let mut text = format!(
+        "server:\n interface: {SERVER}\n access-control: 0.0.0.0/0 allow\n chroot: \"\"\n username: \"\"\n \
+         use-syslog: no\n logfile: \"\"\n pidfile: \"\"\n do-daemonize: no\n verbosity: 1\n module-config: \"iterator\"\n \
+         local-zone: \"{WANTED}.\" static\nremote-control:\n control-enable: no\nserver:\n"
+    );
+    for line in zone.each(|name, address| format!(" local-data: \"{name}. {kind} {address}\"\n")) {
+        text.write_str(&line).unwrap();
+    }
+    let path = world.lab.dir().join("unbound.conf");
+    fs::write(&path, text).unwrap();
+    let spawn = Spawn::new("/usr/sbin/unbound").args(["-d", "-c"]).args([&path]).netns(&world.provider);
+    let child = world.lab.spawn(spawn).unwrap();
+    child.wait_for_line("start of service", SOON).unwrap();
+    child
+}
+
+/// A dnsmasq on the host's own 127.0.0.53, outside the target, that asks the provider's server.
+pub fn stub(world: &World) -> Child {
+    dnsmasq(world, &world.host, "127.0.0.53", &[&format!("--server={SERVER}")])
+}
+
+/// A dnsmasq on a port of 127.0.0.11 that a packet filter hides behind port 53, the way Docker does it.
+pub fn docker_like(world: &World) -> Child {
+    let child = dnsmasq(world, &world.host, "127.0.0.11", &[&format!("--server={SERVER}"), "--port=40053"]);
+    for kind in ["udp", "tcp"] {
+        for rule in [
+            format!("OUTPUT -d 127.0.0.11 -p {kind} --dport 53 -j DNAT --to-destination 127.0.0.11:40053"),
+            format!("POSTROUTING -s 127.0.0.11 -p {kind} --sport 40053 -j SNAT --to-source :53"),
+        ] {
+            let mut iptables = world.host.command("iptables");
+            let output = iptables.args(["-t", "nat", "-A"]).args(rule.split(' ')).output().unwrap();
+            assert!(output.status.success(), "{rule}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+    child
+}
+
+/// The server of this folder, for answers that no other gives, on both families of the provider's host.
+pub fn odd(world: &World) -> Child {
+    let spawn = Spawn::new(PYTHON).args([crate::programs::file("odd.py")]).args(["serve"]);
+    let child = world.lab.spawn(spawn.netns(&world.provider).with_stdin()).unwrap();
+    child.wait_for_line("ready", SOON).unwrap();
+    child
+}
