@@ -47,7 +47,11 @@ pub const TOOLCHAIN: &[Package] = &[
 /// For the tests, the demo and the benchmarks, in either way.
 pub const RUNTIME: &[Package] = &[
     package("iproute2", Proof::Command("ip"), "network namespaces and veth of tests and demo"),
-    package("iptables", Proof::Command("iptables"), "bench connect, and a name server hidden the way Docker does it"),
+    package(
+        "iptables",
+        Proof::Command("iptables"),
+        "bench connect, and a name server hidden the way Docker does it",
+    ),
     package("haproxy", Proof::Command("haproxy"), "handoff tests with a stock gateway"),
     package("nginx-light", Proof::Command("nginx"), "handoff tests with a stock gateway"),
     package("dnsmasq-base", Proof::Command("dnsmasq"), "tests with a real name server"),

@@ -1,13 +1,9 @@
 //! An application that asks name servers in any way, and what its target may then do.
 
-use lunar_lab::{Cgroup, Child, Spawn};
+use lunar_lab::{Cgroup, Child};
 use serde_json::Value;
 
-use crate::{
-    programs::{PYTHON, file},
-    scene::Scene,
-    world::SOON,
-};
+use crate::{programs::python, scene::Scene, world::SOON};
 
 /// A process of `asker.py`.
 pub struct Asker(Child);
@@ -26,7 +22,7 @@ pub struct Question<'a> {
 impl Asker {
     /// Starts one in a cgroup of the host.
     pub fn new(scene: &Scene, cgroup: &Cgroup) -> Self {
-        let spawn = Spawn::new(PYTHON).args([file("asker.py")]);
+        let spawn = python("asker.py");
         Self(scene.world.lab.spawn(spawn.netns(&scene.world.host).cgroup(cgroup).with_stdin()).unwrap())
     }
 

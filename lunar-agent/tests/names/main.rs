@@ -7,5 +7,6 @@ mod first_connect;
 mod programs;
 mod scene;
 mod servers;
+mod strangers;
 #[path = "../world/mod.rs"]
 mod world;

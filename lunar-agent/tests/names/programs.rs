@@ -10,7 +10,7 @@ use std::{
 use lunar_lab::Spawn;
 
 /// Debian's own, whatever stands before it on the PATH.
-pub const PYTHON: &str = "/usr/bin/python3";
+const PYTHON: &str = "/usr/bin/python3";
 
 /// An application that asks for names and connects to each at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,7 +45,7 @@ impl Program {
         let spawn = match self {
             Self::Glibc => Spawn::new(&*GLIBC),
             Self::Musl => Spawn::new(&*MUSL),
-            Self::Python => script(PYTHON, "clients/names.py"),
+            Self::Python => python("clients/names.py"),
             Self::Java => script("java", "clients/Names.java"),
             Self::Node(_) | Self::NodeAres(_) => script("node", "clients/names.js"),
             Self::Go => Spawn::new(&*GO).env("GODEBUG", "netdns=go"),
@@ -65,8 +65,13 @@ pub fn mmsg() -> Spawn {
     Spawn::new(&*MMSG)
 }
 
+/// The start of a Python program of this folder, which shall leave nothing beside it.
+pub fn python(name: &str) -> Spawn {
+    Spawn::new(PYTHON).args(["-B"]).args([file(name)])
+}
+
 /// A file of this folder.
-pub fn file(name: &str) -> PathBuf {
+fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/names").join(name)
 }
 

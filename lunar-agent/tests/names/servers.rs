@@ -6,7 +6,7 @@ use lunar_lab::{Child, Netns, Spawn};
 use nix::mount::{MsFlags, mount};
 
 use crate::{
-    programs::PYTHON,
+    programs::python,
     scene::WANTED,
     world::{SOON, World},
 };
@@ -116,7 +116,7 @@ pub fn docker_like(world: &World) -> Child {
 
 /// The server of this folder, for answers that no other gives, on both families of the provider's host.
 pub fn odd(world: &World) -> Child {
-    let spawn = Spawn::new(PYTHON).args([crate::programs::file("odd.py")]).args(["serve"]);
+    let spawn = python("odd.py").args(["serve"]);
     let child = world.lab.spawn(spawn.netns(&world.provider).with_stdin()).unwrap();
     child.wait_for_line("ready", SOON).unwrap();
     child
