@@ -5,6 +5,7 @@ mod answers;
 mod asker;
 mod first_connect;
 mod programs;
+mod quic;
 mod scene;
 mod servers;
 mod strangers;

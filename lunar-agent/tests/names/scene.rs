@@ -55,12 +55,17 @@ impl Scene {
             toml += &format!("[[target]]\nname = {name:?}\ncgroup = {:?}\n", cgroup.path());
         }
         let agent = self.world.agent(&toml);
-        eventually("every endpoint is healthy", || {
+        self.wait_until_healthy();
+        agent
+    }
+
+    /// Waits until all endpoints take connections.
+    pub fn wait_until_healthy(&self) {
+        eventually("every endpoint is healthy and in use", || {
             let status = self.world.status();
             let endpoints = status["gateway"]["endpoints"].as_array().unwrap();
-            endpoints.iter().all(|e| e["healthy"] == true)
+            endpoints.iter().all(|e| e["healthy"] == true && e["state"] == "closed")
         });
-        agent
     }
 
     /// One of the counts of a target's DNS.
@@ -75,6 +80,11 @@ impl Scene {
         seen.retain(|_, count| *count > 0);
         seen
     }
+}
+
+/// The gateway on its endpoints.
+pub fn gateway(world: &World) -> Child {
+    world.marked_gateway(&world.gw, &["--listen", ENDPOINTS[0], "--listen", ENDPOINTS[1]])
 }
 
 /// The providers' lines, of `count` calls: by whom they were called, and that no two were called at the same address.

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 pub enum Step {
     /// Make TCP connections one after the other
     Connects(connects::Connects),
-    /// Connect UDP sockets and send one byte on each
+    /// Send one byte on each of some UDP sockets, connected or not
     Udp(udp::Udp),
     /// Begin to connect and close the socket before there is an answer
     GiveUp(give_up::GiveUp),

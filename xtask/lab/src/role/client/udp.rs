@@ -1,11 +1,11 @@
-//! Connected UDP sockets: the connect hooks see them too, and must leave them alone.
+//! UDP sockets, connected or not: the connect hooks see the former, the sendmsg hooks the latter, and both must leave most alone.
 
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 
 use anyhow::Result;
 use clap::Args;
-use nix::sys::socket::{MsgFlags, SockType, send};
+use nix::sys::socket::{MsgFlags, SockType, SockaddrStorage, send, sendto};
 use serde_json::{Value, json};
 
 use super::dial::{Dial, Failures, peer};
@@ -17,6 +17,9 @@ pub struct Udp {
     to: SocketAddr,
     #[arg(long, default_value_t = 1)]
     count: u32,
+    /// Name the address with each send, and do not connect
+    #[arg(long)]
+    unconnected: bool,
     #[command(flatten)]
     dial: Dial,
 }
@@ -27,6 +30,13 @@ impl Udp {
         let (mut ok, mut matches, mut other, mut failed) = (0, 0, Vec::new(), Failures::default());
         for _ in 0..self.count {
             let fd = self.dial.open(to, SockType::Datagram)?;
+            if self.unconnected {
+                match sendto(fd.as_raw_fd(), b"x", &SockaddrStorage::from(to), MsgFlags::empty()) {
+                    Ok(_) => ok += 1,
+                    Err(errno) => failed.add(errno.into()),
+                }
+                continue;
+            }
             if let Err(failure) = self.dial.connect(&fd, to) {
                 failed.add(failure);
                 continue;

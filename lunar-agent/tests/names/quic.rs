@@ -1,0 +1,127 @@
+//! `quic = "refuse"`: what a TCP connect to the same place would be redirected for is refused at once; nothing else is.
+
+use std::{thread, time::Duration};
+
+use lunar_lab::{Cgroup, Child};
+
+use crate::{
+    asker::{Asker, Question},
+    scene::{Scene, gateway},
+    servers::{self, SERVER},
+    world::{
+        Agent,
+        calls::{Counts, counts},
+    },
+};
+
+const REFUSE: &str = "quic = \"refuse\"";
+/// The addresses of a wanted name, and of another.
+const WANTED: [&str; 2] = ["198.51.100.1", "[2001:db8:1::1]"];
+const OTHER: [&str; 2] = ["198.51.100.2", "[2001:db8:1::2]"];
+/// Sockets that are opened in each way.
+const EACH: u64 = 5;
+
+struct Quic {
+    scene: Scene,
+    agent: Agent,
+    _server: Child,
+}
+
+impl Quic {
+    /// With this in `[policy]`, and what the target has been told about both names.
+    fn new(name: &str, policy: &str) -> Self {
+        let scene = Scene::new(name);
+        let _server = servers::odd(&scene.world);
+        let agent = scene.agent(policy, &[]);
+        let mut asker = Asker::new(&scene, &scene.world.app);
+        for name in ["1.simple.example", "2.simple.other"] {
+            for kind in ["A", "AAAA"] {
+                asker.ask(Question { server: SERVER, id: 1, name, kind: &[kind] });
+            }
+        }
+        Self { scene, agent, _server }
+    }
+
+    /// What comes of UDP from a cgroup to a port of these addresses, by sockets of every kind, connected and not.
+    fn outcomes(&self, from: &Cgroup, [v4, v6]: [&str; 2], port: u16) -> Vec<Counts> {
+        let mut all = Vec::new();
+        let (seen_before, count) = (self.scene.world.verdicts("app"), EACH.to_string());
+        for (address, socket) in [(v4, "v4"), (v4, "mapped"), (v6, "v6")] {
+            let to = format!("{address}:{port}");
+            for more in [&[][..], &["--nonblocking"], &["--unconnected"]] {
+                let args = ["udp", "--to", &to, "--count", &count, "--socket", socket];
+                let result = self.scene.world.client_in(from, &[&args, more].concat());
+                let mut outcome: Counts = serde_json::from_value(result["failed"].clone()).unwrap();
+                outcome.insert("sent".into(), result["ok"].as_u64().unwrap());
+                outcome.retain(|_, count| *count > 0);
+                all.push(outcome);
+            }
+        }
+        assert_eq!(self.scene.world.verdicts("app"), seen_before, "UDP adds to no verdict");
+        all
+    }
+
+    fn refused(&self, from: &Cgroup, to: [&str; 2], port: u16) {
+        assert_eq!(self.outcomes(from, to, port), vec![counts([("ECONNREFUSED", EACH)]); 9], "{to:?} {port}");
+    }
+
+    fn goes_through(&self, from: &Cgroup, to: [&str; 2], port: u16) {
+        assert_eq!(self.outcomes(from, to, port), vec![counts([("sent", EACH)]); 9], "{to:?} {port}");
+    }
+}
+
+#[test]
+fn quic_to_a_wanted_address_is_refused_at_once_and_nothing_else_is() {
+    let quic = Quic::new("quic", REFUSE);
+    let world = &quic.scene.world;
+    quic.refused(&world.app, WANTED, 443);
+    quic.goes_through(&world.app, OTHER, 443);
+    for port in [80, 442, 444, 8443] {
+        quic.goes_through(&world.app, WANTED, port);
+    }
+    quic.goes_through(&world.other, WANTED, 443);
+    // The target of an inner cgroup is the one around it.
+    let inner = world.lab.cgroup("app/inner").unwrap();
+    quic.refused(&inner, WANTED, 443);
+}
+
+#[test]
+fn quic_is_left_alone_by_default() {
+    let quic = Quic::new("allow", "");
+    quic.goes_through(&quic.scene.world.app, WANTED, 443);
+}
+
+#[test]
+fn quic_goes_where_tcp_would_go_direct() {
+    let quic = Quic::new("dry", &format!("{REFUSE}\ndry_run = true"));
+    quic.goes_through(&quic.scene.world.app, WANTED, 443);
+    drop(quic);
+    let other_port = Quic::new("port", &format!("{REFUSE}\nports = [80]"));
+    other_port.goes_through(&other_port.scene.world.app, WANTED, 443);
+}
+
+#[test]
+fn a_bypass_lets_quic_through() {
+    let quic = Quic::new("bypass", REFUSE);
+    let world = &quic.scene.world;
+    for (verb, refused) in [("bypass", false), ("resume", true)] {
+        assert!(world.run(&["failsafe", verb]).status.success());
+        let expect = if refused { Quic::refused } else { Quic::goes_through };
+        expect(&quic, &world.app, WANTED, 443);
+    }
+}
+
+/// Without its gateway, and without its agent, the target has QUIC.
+#[test]
+fn quic_is_let_through_when_the_gateway_or_the_agent_is_gone() {
+    let mut quic = Quic::new("gone", &format!("{REFUSE}\n[failsafe]\nlease = \"500ms\""));
+    quic.refused(&quic.scene.world.app, WANTED, 443);
+    quic.scene.gateway.kill().unwrap();
+    quic.goes_through(&quic.scene.world.app, WANTED, 443);
+    quic.scene.gateway = gateway(&quic.scene.world);
+    quic.scene.wait_until_healthy();
+    quic.refused(&quic.scene.world.app, WANTED, 443);
+    quic.agent.child.kill().unwrap();
+    thread::sleep(Duration::from_millis(600));
+    quic.goes_through(&quic.scene.world.app, WANTED, 443);
+}
