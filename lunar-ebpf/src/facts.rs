@@ -101,7 +101,8 @@ impl<H: SockAddr> Facts for ConnectFacts<'_, H> {
     #[inline(always)]
     fn choose(&self) -> Verdict {
         let sk = self.hook.sk();
-        let bound = context::bound_to_device(sk) || context::shares_port(sk);
+        // A UDP socket that sends has a port of its own by then, and its fallback is another socket.
+        let bound = context::bound_to_device(sk) || context::shares_port(sk) && self.hook.is_tcp();
         // What is refused reaches nothing; redirected it would look like a failure of the endpoint.
         let reaches = !bound && !context::refused_already() && self.hook.permits(self.family);
         let family = if reaches { u32::from(self.family) } else { 0 };
