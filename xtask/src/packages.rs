@@ -59,6 +59,7 @@ pub const RUNTIME: &[Package] = &[
     package("libnginx-mod-stream", Proof::Dpkg, "handoff tests with a stock gateway"),
     package("curl", Proof::Command("curl"), "tests with a real client"),
     package("nodejs", Proof::Command("node"), "tests with a real client"),
+    package("ngtcp2-client", Proof::Command("gtlsclient"), "tests with a real client of HTTP/3"),
     package("python3", Proof::Command("python3"), "tests with a real client"),
     package("gcc", Proof::Command("gcc"), "tests with glibc's resolver"),
     package("musl-tools", Proof::Command("musl-gcc"), "tests with musl's resolver"),

@@ -3,6 +3,7 @@
 
 mod answers;
 mod asker;
+mod exact;
 mod first_connect;
 mod programs;
 mod quic;

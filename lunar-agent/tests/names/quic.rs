@@ -2,14 +2,14 @@
 
 use std::{thread, time::Duration};
 
-use lunar_lab::{Cgroup, Child};
+use lunar_lab::{Cgroup, Child, Spawn};
 
 use crate::{
     asker::{Asker, Question},
     scene::{Scene, gateway},
     servers::{self, SERVER},
     world::{
-        Agent,
+        Agent, SOON,
         calls::{Counts, counts},
     },
 };
@@ -124,4 +124,25 @@ fn quic_is_let_through_when_the_gateway_or_the_agent_is_gone() {
     quic.agent.child.kill().unwrap();
     thread::sleep(Duration::from_millis(600));
     quic.goes_through(&quic.scene.world.app, WANTED, 443);
+}
+
+/// A client of HTTP/3 that gives up at the first error of a send, and one that has nothing to complain of.
+#[test]
+fn a_client_of_http_3_gives_up_at_once() {
+    let quic = Quic::new("client", REFUSE);
+    let world = &quic.scene.world;
+    let silent = Spawn::new("socat").args(["-u", "UDP4-RECV:443", "OPEN:/dev/null"]).netns(&world.provider);
+    let _silent = world.lab.spawn(silent).unwrap();
+    let ask = |cgroup: &Cgroup| {
+        let args = ["198.51.100.1", "443", "https://1.simple.example/"];
+        let spawn = Spawn::new("gtlsclient").args(args).netns(&world.host).cgroup(cgroup);
+        world.lab.spawn(spawn).unwrap()
+    };
+    let mut neighbour = ask(&world.other);
+    let mut refused = ask(&world.app);
+    refused.wait(SOON).unwrap();
+    assert!(refused.output().contains("Connection refused"), "{}", refused.output());
+    // It sends again after a second, while its neighbour has long turned to TCP.
+    neighbour.wait_for_line("loss detection timer fired", SOON).unwrap();
+    assert!(neighbour.try_wait().unwrap().is_none(), "{}", neighbour.output());
 }

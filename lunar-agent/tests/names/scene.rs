@@ -49,7 +49,12 @@ impl Scene {
     /// An agent that wants the names of [`WANTED`] and nothing else; `more` goes into its `[policy]`, `targets` behind
     /// the usual one.
     pub fn agent(&self, more: &str, targets: &[(&str, &Cgroup)]) -> Agent {
-        let policy = format!("[policy]\nallow = [\"*.{WANTED}\"]\n{more}\n");
+        self.agent_that_wants(&[&format!("*.{WANTED}")], more, targets)
+    }
+
+    /// The same with entries of choice.
+    pub fn agent_that_wants(&self, allow: &[&str], more: &str, targets: &[(&str, &Cgroup)]) -> Agent {
+        let policy = format!("[policy]\nallow = {allow:?}\n{more}\n");
         let mut toml = self.world.toml("original-dst", &ENDPOINTS, &policy);
         for (name, cgroup) in targets {
             toml += &format!("[[target]]\nname = {name:?}\ncgroup = {:?}\n", cgroup.path());

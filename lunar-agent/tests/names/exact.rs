@@ -1,0 +1,32 @@
+//! Exact names, which the agent asks for itself: nothing is missed where it knows what the kernel cannot see.
+
+use crate::{
+    asker::Asker,
+    scene::Scene,
+    servers::{self, SERVER},
+    world::eventually,
+};
+
+#[test]
+fn an_exact_name_needs_no_answer_that_can_be_read() {
+    let scene = Scene::new("exact");
+    let _server = servers::odd(&scene.world);
+    servers::resolv_conf(&scene.world, &format!("nameserver {SERVER}\n"));
+    let _agent = scene.agent_that_wants(&["1.cut.example", "2.simple.example", "*.suffix"], "", &[]);
+    for address in ["198.51.100.1:80", "198.51.100.2:80", "[2001:db8:1::2]:80"] {
+        let known = || scene.world.run(&["policy", "test", address]).status.success();
+        eventually(&format!("the agent knows {address}"), known);
+        scene.world.redirects(address, 1, &[]);
+    }
+    assert_eq!((scene.dns("app", "answers"), scene.dns("app", "miss")), (0, 0), "the target asked nobody");
+    let mut asker = Asker::new(&scene, &scene.world.app);
+    assert_eq!(asker.resolve("1.cut.example", "4"), ["198.51.100.1"], "by TCP");
+    assert_eq!((scene.dns("app", "answers"), scene.dns("app", "miss")), (1, 0), "cut off, and known");
+    assert_eq!(asker.resolve("3.cut.example", "4"), ["198.51.100.3"], "by TCP");
+    assert_eq!((scene.dns("app", "answers"), scene.dns("app", "miss")), (2, 0), "cut off, and not wanted");
+    assert_eq!(asker.resolve("4.cut.suffix", "4"), ["198.51.100.4"], "by TCP");
+    assert_eq!((scene.dns("app", "answers"), scene.dns("app", "miss")), (3, 1), "cut off, and not known");
+    scene.world.redirects("198.51.100.1:80", 1, &[]);
+    scene.world.goes_direct("policy", "198.51.100.3:80", 1, &[]);
+    scene.world.goes_direct("policy", "198.51.100.4:80", 1, &[]);
+}
