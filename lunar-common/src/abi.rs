@@ -89,6 +89,10 @@ pub struct Settings {
     pub handoff: u32,
     /// Number of the entries of addresses and names whose hits are counted, and one.
     pub counted_entries: u32,
+    /// How many of those, at the beginning, are in the allow list.
+    pub allow_entries: u32,
+    /// Always zero.
+    pub pad: u32,
     /// The least time for which a DNS answer is believed.
     pub min_ttl: SpanNs,
     /// And for how long beyond that.
@@ -372,7 +376,7 @@ pub mod event {
 
 const _: () = {
     assert!(size_of::<Control>() == 64);
-    assert!(size_of::<Settings>() == 80);
+    assert!(size_of::<Settings>() == 88);
     assert!(size_of::<Endpoint>() == 512);
     assert!(size_of::<Syns>() == 64);
     assert!(size_of::<TargetEntry>() == 1296);

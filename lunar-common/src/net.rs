@@ -125,6 +125,26 @@ impl Address {
         }
     }
 
+    /// Whether the address means something else on every host, or no host at all: loopback, unspecified, link-local, multicast,
+    /// broadcast. A gateway could not reach what an application means by it.
+    #[inline(always)]
+    pub const fn is_nowhere_else(self) -> bool {
+        if self.is_v4() {
+            let host = u32::from_be(self.words[3]);
+            host >> 24 == 127
+                || host >> 24 == 0
+                || host >> 16 == 0xa9fe
+                || host >> 28 == 0xe
+                || host == u32::MAX
+        } else {
+            let first = u32::from_be(self.words[0]);
+            self.is_loopback()
+                || self.is_unspecified()
+                || first >> 22 == 0xfe80_0000 >> 22
+                || first >> 24 == 0xff
+        }
+    }
+
     /// Whether a socket that listens on this address takes connections to `endpoint`: its own, or any of a family that
     /// includes it, as an unspecified IPv6 one does with IPv4 unless it is `v6_only`.
     #[inline(always)]
@@ -222,6 +242,33 @@ mod tests {
             let address = Address::from(text.parse::<IpAddr>().unwrap());
             assert_eq!(address.is_loopback(), loopback, "{text}");
             assert_eq!(address.is_unspecified(), unspecified, "{text}");
+        }
+    }
+
+    #[test]
+    fn some_addresses_lead_nowhere_else() {
+        for (text, expected) in [
+            ("127.0.0.53", true),
+            ("0.0.0.0", true),
+            ("169.254.1.1", true),
+            ("224.0.0.251", true),
+            ("255.255.255.255", true),
+            ("::1", true),
+            ("::", true),
+            ("fe80::1", true),
+            ("febf::1", true),
+            ("ff02::fb", true),
+            ("10.0.0.1", false),
+            ("169.253.0.1", false),
+            ("223.255.255.255", false),
+            ("240.0.0.1", false),
+            ("128.0.0.1", false),
+            ("fec0::1", false),
+            ("fd00::1", false),
+            ("2001:db8::1", false),
+            ("::2", false),
+        ] {
+            assert_eq!(Address::from(text.parse::<IpAddr>().unwrap()).is_nowhere_else(), expected, "{text}");
         }
     }
 

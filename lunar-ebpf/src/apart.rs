@@ -187,12 +187,10 @@ pub extern "C" fn count_verdict(
     if (reason as usize) < REASONS {
         count::of_target!(target, verdicts[reason as usize]);
     }
+    let Some(settings) = maps::settings() else { return 0 };
     let opinion = Opinion(opinion);
-    count::policy(target, opinion);
-    if reason == Reason::Policy as u32
-        && !opinion.blocked()
-        && maps::settings().is_some_and(|settings| settings.flags & flag::NAMES_WANTED != 0)
-    {
+    count::policy(target, opinion, settings.allow_entries);
+    if reason == Reason::Policy as u32 && !opinion.blocked() && settings.flags & flag::NAMES_WANTED != 0 {
         count::unknown(cgroup, Address::from_halves([high, low]), maps::now());
     }
     0

@@ -42,13 +42,15 @@ macro_rules! of_all {
 }
 pub(crate) use of_all;
 
-/// Counts what the policy's entries made of a connect.
+/// Counts what the policy's entries made of a connect. An entry that blocks another port of a wanted destination has no part
+/// in it.
 #[inline(always)]
-pub fn policy(target: u32, opinion: Opinion) {
+pub fn policy(target: u32, opinion: Opinion, allow_entries: u32) {
     if opinion.shared() {
         of_target!(target, shared);
     }
     if opinion.entry() != 0
+        && (opinion.entry() > allow_entries) == opinion.blocked()
         && let Some(hits) = maps::HITS.get_ptr_mut(opinion.entry())
     {
         crate::atomic::add(hits, 1);

@@ -27,14 +27,23 @@ pub fn to<H: SockAddr>(hook: &H) -> bool {
         return true;
     }
     let attachment = maps::attachment();
+    let (Some(settings), Some(control)) = (maps::settings(), maps::control()) else { return true };
     if attachment.target == 0 {
         return true;
     }
     if port == dns::PORT {
-        note_server(hook.sk(), attachment, destination);
+        if settings.flags & flag::NAMES != 0 {
+            note_server(hook.sk(), attachment, destination);
+        }
         return true;
     }
-    if !would_redirect(hook, attachment, destination) {
+    if settings.flags & flag::REFUSE_QUIC == 0 || context::refused_already() {
+        return true;
+    }
+    // Only where a TCP connect to the same place would be redirected.
+    let family = destination.address.family();
+    let facts = ConnectFacts { hook, settings, control, attachment, destination, family, now: maps::now() };
+    if !matches!(decide(&facts).reason, Reason::Redirected) {
         return true;
     }
     count::of_target!(attachment.target, quic_refused);
@@ -61,16 +70,4 @@ fn note_server(sk: *mut bpf_sock, attachment: Attachment, server: Destination) {
     if attachment.nesting & nesting::HAS_OUTER != 0 {
         resolver.marks = mark::DECIDED_INSIDE;
     }
-}
-
-/// Whether QUIC is to be refused here: only where a TCP connect to the same place would be redirected.
-#[inline(always)]
-fn would_redirect<H: SockAddr>(hook: &H, attachment: Attachment, destination: Destination) -> bool {
-    let (Some(settings), Some(control)) = (maps::settings(), maps::control()) else { return false };
-    if settings.flags & flag::REFUSE_QUIC == 0 || context::refused_already() {
-        return false;
-    }
-    let family = destination.address.family();
-    let facts = ConnectFacts { hook, settings, control, attachment, destination, family, now: maps::now() };
-    matches!(decide(&facts).reason, Reason::Redirected)
 }

@@ -148,9 +148,11 @@ impl Connect<'_> {
     /// What an opinion rests on, in words.
     fn because(&self, opinion: Opinion, of_address: Opinion, known: Opinion) -> String {
         let policy = &self.agent.config.policy;
-        let entries = policy.allow.iter().chain(&policy.block);
-        let entry =
-            (opinion.entry() != 0).then(|| entries.clone().nth(opinion.entry() as usize - 1)).flatten();
+        let mut entries = policy.allow.iter().chain(&policy.block);
+        let number = opinion.entry() as usize;
+        // As for hits: a block of another port has no part in it.
+        let told = number != 0 && (number > policy.allow.len()) == opinion.blocked();
+        let entry = if told { entries.nth(number - 1) } else { None };
         let by =
             entry.map_or_else(|| "an entry that is not counted".to_owned(), |e| format!("the entry {e}"));
         let port = self.port();

@@ -48,6 +48,7 @@ impl Agent {
     fn relearn(&mut self) -> Result<(), KernelError> {
         let now = now();
         for (key, learned) in self.state.known.all()? {
+            self.beat_if_due();
             let mut anew = Learned::default();
             for place in learned.holding(now) {
                 let old = named_key(key, place.pattern());
@@ -108,7 +109,7 @@ impl Agent {
         let policy = &self.config.policy;
         let (min_ttl, grace, now) = (span(policy.min_ttl), span(policy.dns_grace), now());
         let mut fresh = Vec::new();
-        for (ip, ttl) in &resolved.addresses {
+        for (ip, ttl) in resolved.addresses.iter().filter(|(ip, _)| !Address::from(*ip).is_nowhere_else()) {
             let key = LearnedKey { cgroup: 0, address: Address::from(*ip) };
             let mut learned = self.state.known.get(key)?.unwrap_or_default();
             let seconds = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
@@ -159,6 +160,7 @@ impl Agent {
         let long_ago = KtimeNs(now.0.saturating_sub(LINGER.0));
         let mut known: HashMap<u64, u64> = HashMap::new();
         for (key, learned) in self.state.known.all()? {
+            self.beat_if_due();
             let expired = |place: &Place| place.0 != 0 && !place.holds(long_ago);
             for place in learned.places.into_iter().map(Place).filter(expired) {
                 self.state.known.forget_name(named_key(key, place.pattern()))?;

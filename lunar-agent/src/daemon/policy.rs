@@ -20,9 +20,9 @@ use crate::{
     policy::{Host, PolicyEntry, PolicyEntryError, wire},
 };
 
-/// Entries and addresses that are listed; what is beyond is counted.
+/// Entries that are listed, and addresses in all; what is beyond is counted. An answer has four megabytes.
 const LISTED_ENTRIES: usize = 2_000;
-const LISTED_ADDRESSES: usize = 1_000;
+const LISTED_ADDRESSES: usize = 10_000;
 
 /// Entries that were added by hand, which a reload keeps.
 #[derive(Clone, Debug, Default)]
@@ -181,12 +181,13 @@ impl Agent {
         let count = shown.len();
         shown.truncate(LISTED_ENTRIES);
         let known = self.known_by_pattern()?;
+        let mut room = LISTED_ADDRESSES;
         let entries = shown.into_iter().map(|(list, entry, number, text)| Entry {
             list,
             entry: text,
             source: self.source_of(list, entry),
             hits: self.generation.policy.hits(number),
-            ..self.known_of(entry, &known)
+            ..self.known_of(entry, &known, &mut room)
         });
         Ok(View {
             wants: if policy.allow.is_empty() { Wants::Everything } else { Wants::Listed },
@@ -223,7 +224,12 @@ impl Agent {
     }
 
     /// What is known of an entry's name, in an entry with nothing else.
-    fn known_of(&self, entry: &PolicyEntry, known: &HashMap<u32, Vec<(LearnedKey, KtimeNs)>>) -> Entry {
+    fn known_of(
+        &self,
+        entry: &PolicyEntry,
+        known: &HashMap<u32, Vec<(LearnedKey, KtimeNs)>>,
+        room: &mut usize,
+    ) -> Entry {
         let none = Entry {
             list: List::Allow,
             entry: String::new(),
@@ -237,11 +243,9 @@ impl Agent {
         let id = self.generation.policy.ids.get(pattern);
         let of_pattern = id.and_then(|id| Some((id, known.get(&id)?)));
         let (id, of_pattern) = of_pattern.map_or((0, &[][..]), |(id, all)| (id, all.as_slice()));
-        let mut addresses: Vec<Known> = of_pattern
-            .iter()
-            .take(LISTED_ADDRESSES)
-            .map(|(key, expires)| self.known(*key, id, *expires))
-            .collect();
+        let mut addresses: Vec<Known> =
+            of_pattern.iter().take(*room).map(|(key, expires)| self.known(*key, id, *expires)).collect();
+        *room -= addresses.len();
         addresses.sort_by(|a, b| (&a.name, a.address, &a.from).cmp(&(&b.name, b.address, &b.from)));
         let resolution = pattern.name().and_then(|name| self.names.state(name)).map(|state| Resolution {
             answered_ms: state.answered.map(|at| millis(at.elapsed())),

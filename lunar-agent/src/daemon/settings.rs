@@ -96,6 +96,7 @@ pub(super) fn settings(
         syn_retries,
         endpoint_count: endpoints.len() as u32,
         counted_entries: (1 + policy.allow.len() + policy.block.len()).min(COUNTED_ENTRIES as usize) as u32,
+        allow_entries: policy.allow.len().min(COUNTED_ENTRIES as usize) as u32,
         min_ttl: span(policy.min_ttl),
         dns_grace: span(policy.dns_grace),
         ..Settings::default()

@@ -84,6 +84,8 @@ unsafe extern "C" fn next_record(_: u32, walk: *mut RecordWalk<'_>) -> i64 {
     let records = unsafe { &mut *walk.records };
     match records.step(&walk.message, walk.message.length()) {
         Found::Nothing => 0,
+        // A name that means this host is not the gateway's to reach.
+        Found::Address(address, _) if address.is_nowhere_else() => 0,
         Found::Address(address, ttl) => {
             let expires = expiry(walk.now, ttl, walk.settings.min_ttl, walk.settings.dns_grace);
             if !learn::keep(&walk.name, address, expires, walk.wanted != 0, walk.now) {
