@@ -31,7 +31,7 @@ use super::{
 use crate::policy::{compile::Tables, ids::Ids};
 
 /// The kernel object, built by `build.rs`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lunar-ebpf.o"));
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lunar-ebpf.o"));
 
 /// Levels of `aya_log_common::Level`: nothing, and debug.
 const KERNEL_LOG_OFF: u8 = 0;

@@ -17,7 +17,7 @@ mod sys;
 
 use std::{io, path::PathBuf};
 
-pub use sys::netns_cookie;
+pub use sys::{map_pairs, netns_cookie};
 
 /// What can go wrong with the kernel side.
 #[derive(Debug, thiserror::Error)]

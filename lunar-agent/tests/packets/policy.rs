@@ -1,0 +1,73 @@
+//! The policy that the packets meet.
+
+use lunar_agent::policy::{
+    Pattern, PolicyEntry,
+    compile::{Rules, Tables, compile},
+    ids::Ids,
+    names::find,
+};
+
+/// A policy, compiled.
+pub struct Policy {
+    pub tables: Tables,
+    pub ids: Ids,
+}
+
+/// What the policy makes of a name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Match {
+    /// Id of the pattern.
+    pub pattern: u32,
+    pub wanted: bool,
+}
+
+impl Policy {
+    pub fn new(allow: &[&str], block: &[&str]) -> Self {
+        let entries = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect::<Vec<PolicyEntry>>();
+        let (allow, block) = (&entries(allow)[..], &entries(block)[..]);
+        let rules = Rules { allow, block, ports: &[80, 443], tls_direct: false, internal: &[], gateway: &[] };
+        let tables = compile(&rules).unwrap();
+        let ids = Ids::default().next(tables.names.iter().map(|named| &named.pattern));
+        Self { tables, ids }
+    }
+
+    /// The one that most tests use: names alone, below a suffix, with a port, blocked, blocked below what is wanted, and wanted
+    /// below that.
+    pub fn usual() -> Self {
+        Self::new(
+            &[
+                "api.stripe.com",
+                "*.openai.com",
+                "internal.corp:8443",
+                "*.deep.ads.openai.com",
+                "one.example",
+                "two.example",
+                "three.example",
+                "four.example",
+                "five.example",
+            ],
+            &["*.ads.openai.com", "tracker.example", "*.blocked.example"],
+        )
+    }
+
+    /// Id of a pattern.
+    pub fn id(&self, pattern: &str) -> u32 {
+        self.ids.get(&pattern.parse::<Pattern>().unwrap()).unwrap()
+    }
+
+    /// What it makes of a name on the wire.
+    pub fn of_name(&self, wire: &[u8]) -> Option<Match> {
+        let mut labels = Vec::new();
+        let mut rest = wire;
+        while let Some((length @ 1.., after)) = rest.split_first() {
+            let (label, after) = after.split_at(usize::from(*length));
+            if label.iter().any(|b| !b.is_ascii_graphic() || *b == b'.') {
+                return None;
+            }
+            labels.push(String::from_utf8_lossy(label).to_ascii_lowercase());
+            rest = after;
+        }
+        let named = find(&self.tables.names, &labels.join("."))?;
+        Some(Match { pattern: self.ids.get(&named.pattern).unwrap(), wanted: named.answer.wanted() })
+    }
+}
