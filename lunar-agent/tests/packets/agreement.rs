@@ -6,8 +6,9 @@ use hickory_proto::op::{Message, ResponseCode};
 use lunar_common::dns::records::{Found as Step, Records, STEPS};
 
 use crate::{
+    damage::seeded,
     frames::{LONGEST, Route},
-    fuzz::{address_of, seeded},
+    fuzz::address_of,
     harness::{Kernel, Trial, now},
     messages,
     model::Model,
@@ -81,7 +82,11 @@ fn every_valid_answer_is_read_as_hickory_reads_it() {
 
         let end = reading::end_of_question(&bytes);
         let ours = as_lunar_common_reads(&bytes, end, answer.count);
-        assert_eq!(ours, (answer.addresses.clone(), true), "LUNAR_SEED={seed}, message {tried}: {bytes:02x?}");
+        assert_eq!(
+            ours,
+            (answer.addresses.clone(), true),
+            "LUNAR_SEED={seed}, message {tried}: {bytes:02x?}"
+        );
 
         kernel.set_trial(&Trial::of(route.server));
         kernel.send(&route.out(&question.to_vec().unwrap()));

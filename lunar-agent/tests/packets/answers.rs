@@ -11,7 +11,7 @@ use lunar_common::names::{Place, expiry};
 
 use crate::{
     frames::Route,
-    harness::{Counted, GRACE, MIN_TTL, Taken},
+    harness::{Counted, GRACE, MIN_TTL, Taken, Trial},
     messages::{self, address, alias, name},
     scene::{ID, Scene},
 };
@@ -40,14 +40,14 @@ fn reply(name: &Name) -> Message {
 
 #[test]
 fn addresses_of_both_families_are_learned_over_both_and_behind_ip_options() {
-    for options in [0, 1, 4, 10] {
-        for route in [Route { options, ..Route::v4() }, Route::v6()] {
-            let mut scene = Scene::new(route);
-            let stripe = name(STRIPE);
-            let all = ["203.0.113.9", "203.0.113.10", "2001:db8::9"];
-            scene.resolves(&stripe, &all);
-            assert_learned(&mut scene, STRIPE, &all, &format!("{route:?}"));
-        }
+    let mut scene = Scene::new(Route::v6());
+    for route in
+        [0, 1, 4, 10].map(|options| Route { options, ..Route::v4() }).into_iter().chain([Route::v6()])
+    {
+        scene.anew(route);
+        let all = ["203.0.113.9", "203.0.113.10", "2001:db8::9"];
+        scene.resolves(&name(STRIPE), &all);
+        assert_learned(&mut scene, STRIPE, &all, &format!("{route:?}"));
     }
 }
 
@@ -95,7 +95,8 @@ fn edns_on_both_sides_changes_nothing() {
 #[test]
 fn names_of_records_may_be_compressed_in_any_way() {
     let record = |name: &[u8], last: u8| [name, b"\0\x01\0\x01\0\0\0\x3c\0\x04\xcb\0\x71", &[last]].concat();
-    let head = [&messages::reply(ID, &name(STRIPE), RecordType::A).to_vec().unwrap()[..]].concat();
+    let head = reply(&name(STRIPE)).to_vec().unwrap();
+    let mut scene = Scene::new(Route::v4());
     for (what, names) in [
         ("pointers to the question", [&b"\xc0\x0c"[..], b"\xc0\x0c"]),
         ("a label, then a pointer into the question", [b"\x01x\xc0\x10", b"\xc0\x17"]),
@@ -103,7 +104,6 @@ fn names_of_records_may_be_compressed_in_any_way() {
         ("the root", [b"\0", b"\0"]),
         ("a pointer to a pointer", [b"\xc0\x0c", b"\xc0\x20"]),
     ] {
-        let mut scene = Scene::new(Route::v4());
         scene.asks(&name(STRIPE), RecordType::A);
         let mut message = [&head[..], &record(names[0], 1), &record(names[1], 2)].concat();
         message[7] = 2;
@@ -117,10 +117,8 @@ fn the_longest_names_are_matched() {
     let mut scene = Scene::new(Route::v6());
     let longest = messages::longest("openai.com");
     let mixed = messages::mixed_case(&mut Rng::with_seed(1), &longest);
-    let taken = {
-        scene.resolves(&name(&mixed), &["203.0.113.9"]);
-        assert_learned(&mut scene, "*.openai.com", &["203.0.113.9"], "255 bytes")
-    };
+    scene.resolves(&name(&mixed), &["203.0.113.9"]);
+    let taken = assert_learned(&mut scene, "*.openai.com", &["203.0.113.9"], "255 bytes");
     assert_eq!(taken.named[0].1.length, 255);
 }
 
@@ -251,12 +249,15 @@ fn the_answer_of_the_server_that_got_the_question_counts_too() {
     let asked: std::net::SocketAddr = "10.96.0.10:53".parse().unwrap();
     let mut scene = Scene::new(Route::v4());
     let stripe = name(STRIPE);
-    for (server, learns) in [(asked, true), (scene.route.server, true), ("10.0.0.54:53".parse().unwrap(), false)] {
-        scene.kernel.set_trial(&crate::harness::Trial::of(asked));
+    for (server, learns) in
+        [(asked, true), (scene.route.server, true), ("10.0.0.54:53".parse().unwrap(), false)]
+    {
+        // The socket knows the service's address, the packet has the server's.
+        scene.kernel.set_trial(&Trial::of(asked));
         scene.asks(&stripe, RecordType::A);
         let mut reply = reply(&stripe);
         reply.add_answer(address(&stripe, 60, Ipv4Addr::new(203, 0, 113, 9).into()));
-        scene.kernel.receive(&Route { server, ..scene.route }.back(&reply.to_vec().unwrap()));
+        scene.kernel.receive(&Route::to(server).back(&reply.to_vec().unwrap()));
         assert_eq!(scene.kernel.take().learned.len(), usize::from(learns), "{server}");
     }
 }

@@ -32,6 +32,11 @@ impl Route {
         Self::new("[fd00::3]:41000", "[fd00::53]:53")
     }
 
+    /// To this server, from the client of its family.
+    pub fn to(server: SocketAddr) -> Self {
+        Self { server, ..if server.is_ipv4() { Self::v4() } else { Self::v6() } }
+    }
+
     /// A question on its way out.
     pub fn out(&self, message: &[u8]) -> Vec<u8> {
         frame(self.client, self.server, self.options, message)

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use fastrand::Rng;
 use hickory_proto::{
     rr::{DNSClass, RData, Record, RecordData},
     serialize::binary::{BinDecodable, BinDecoder},
@@ -10,9 +9,9 @@ use hickory_proto::{
 use lunar_common::net::Address;
 
 use crate::{
-    frames::{ETHERNET, LONGEST, Route},
+    damage::{Template, damage, from_environment, seeded, stray},
+    frames::{ETHERNET, Route},
     harness::{Kernel, Trial, now},
-    messages,
     model::Model,
     policy::Policy,
     reading::{self, Answer, Question, Reading},
@@ -26,158 +25,6 @@ const TEMPLATES: usize = 2_000;
 const BATCH: u64 = 256;
 /// Addresses that are known at most before the next look, far from a target's limit.
 const KNOWN: usize = 8_000;
-
-/// A number from the environment.
-fn from_environment(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|text| text.parse().unwrap())
-}
-
-/// The random numbers of a run, and the seed that makes the same again.
-pub fn seeded() -> (Rng, u64) {
-    let seed = from_environment("LUNAR_SEED").unwrap_or_else(|| fastrand::u64(..));
-    println!("LUNAR_SEED={seed}");
-    (Rng::with_seed(seed), seed)
-}
-
-/// A valid answer and the question it answers.
-struct Template {
-    question: Vec<u8>,
-    answer: Vec<u8>,
-    /// Where the question ends.
-    end: usize,
-    /// Where addresses lie in the answer, and how many bytes each has.
-    addresses: Vec<(usize, usize)>,
-}
-
-impl Template {
-    fn random(rng: &mut Rng) -> Self {
-        loop {
-            let name = messages::random_name(rng);
-            let mut reply = messages::random_reply(rng, 0, &name);
-            // Nearly all are of the kind of which something is learned.
-            if rng.u8(0..10) != 0 {
-                reply.metadata.response_code = hickory_proto::op::ResponseCode::NoError;
-                reply.metadata.truncation = false;
-            }
-            // A few have more records than are looked at.
-            if rng.u8(0..50) == 0 {
-                for _ in 0..70 {
-                    let ip = std::net::Ipv4Addr::from(rng.u32(..)).into();
-                    reply.add_answer(messages::address(&name, 60, ip));
-                }
-            }
-            let question = messages::question(0, &name, reply.queries[0].query_type()).to_vec().unwrap();
-            let answer = reply.to_vec().unwrap();
-            if answer.len() > LONGEST - 200 {
-                continue;
-            }
-            let end = reading::end_of_question(&answer);
-            let (found, _) = reading::records(&answer, end, reply.answers.len() as u16);
-            let size = |a: Address| if a.is_v4() { 4 } else { 16 };
-            let addresses = found.iter().map(|found| (found.at, size(found.address))).collect();
-            return Self { question, answer, end, addresses };
-        }
-    }
-
-    /// The question and the answer with an id, and with addresses that no other answer has.
-    fn filled(&self, rng: &mut Rng) -> (Vec<u8>, Vec<u8>) {
-        let id = rng.u16(..).to_be_bytes();
-        let (mut question, mut answer) = (self.question.clone(), self.answer.clone());
-        question[..2].copy_from_slice(&id);
-        answer[..2].copy_from_slice(&id);
-        for &(at, size) in &self.addresses {
-            rng.fill(&mut answer[at..at + size]);
-        }
-        (question, answer)
-    }
-}
-
-/// Damages a message, mostly after its question.
-fn damage(rng: &mut Rng, message: &mut Vec<u8>, end: usize) {
-    for _ in 0..rng.u8(1..=3) {
-        if message.is_empty() {
-            return;
-        }
-        let from = if rng.u8(0..12) == 0 { 0 } else { end.min(message.len() - 1) };
-        let at = rng.usize(from..message.len());
-        match rng.u8(0..12) {
-            0..=2 => message[at] ^= 1 << rng.u8(0..8),
-            3 => message[at] = rng.choice([0, 1, 0x3f, 0x40, 0x7f, 0x80, 0xbf, 0xc0, 0xff]).unwrap(),
-            4 => message[at] = rng.u8(..),
-            5 => message.truncate(at),
-            6 => {
-                for _ in 0..rng.u8(1..6) {
-                    message.insert(at, rng.u8(..));
-                }
-            }
-            7 => drop(message.drain(at..(at + rng.usize(1..6)).min(message.len()))),
-            // The numbers of records.
-            8 if message.len() > 12 => {
-                let count = if rng.bool() { rng.u16(0..100) } else { rng.u16(..) };
-                let place = rng.choice([6, 6, 8, 10]).unwrap();
-                message[place..place + 2].copy_from_slice(&count.to_be_bytes());
-            }
-            // Pointers: to themselves, back, forward.
-            9 if at + 2 <= message.len() => {
-                let to = if rng.bool() { at } else { rng.usize(0..0x4000) } as u16 | 0xc000;
-                message[at..at + 2].copy_from_slice(&to.to_be_bytes());
-            }
-            // A piece of it once more.
-            10 => {
-                let piece = message[at..(at + rng.usize(1..64)).min(message.len())].to_vec();
-                let to = rng.usize(at..=message.len());
-                message.splice(to..to, piece);
-            }
-            _ => length_lies(rng, message, end),
-        }
-    }
-    message.truncate(LONGEST - 200);
-}
-
-/// Gives a record another type, class or length of data.
-fn length_lies(rng: &mut Rng, message: &mut [u8], end: usize) {
-    let (found, _) = reading::records(message, end, 64);
-    let Some(found) = rng.choice(&found) else { return };
-    let (back, value) = match rng.u8(0..4) {
-        0 => (10, rng.choice([1_u16, 5, 28, 255]).unwrap()),
-        1 => (8, rng.u16(0..4)),
-        2 => (2, rng.u16(0..40)),
-        _ => (2, rng.u16(..)),
-    };
-    message[found.at - back..][..2].copy_from_slice(&value.to_be_bytes());
-}
-
-/// Something else than an answer to what was asked.
-fn stray(rng: &mut Rng, route: &Route, answer: &[u8]) -> Vec<u8> {
-    let bytes = |rng: &mut Rng, most: usize| (0..rng.usize(1..most)).map(|_| rng.u8(..)).collect::<Vec<u8>>();
-    match rng.u8(0..6) {
-        0 => {
-            let length = if rng.u8(0..10) == 0 { 1_500 } else { 120 };
-            [&[0; ETHERNET][..], &bytes(rng, length)].concat()
-        }
-        1 | 2 => route.back(&bytes(rng, 600)),
-        // A header of IP or UDP that is damaged.
-        3 => {
-            let mut frame = route.back(answer);
-            for _ in 0..rng.u8(1..4) {
-                let at = rng.usize(ETHERNET..ETHERNET + 48);
-                frame[at] = rng.u8(..);
-            }
-            frame
-        }
-        4 => {
-            let mut frame = route.back(answer);
-            frame.truncate(rng.usize(ETHERNET + 1..=frame.len()));
-            frame
-        }
-        // Asked by nobody.
-        _ => {
-            let mut other = answer.to_vec();
-            other[rng.usize(0..2)] ^= 1 << rng.u8(0..8);
-            route.back(&other)
-        }
-    }
-}
 
 /// If hickory-proto reads all records of the answer, it has to find the same addresses.
 fn ask_hickory(message: &[u8], answer: &Answer) -> bool {
@@ -279,7 +126,10 @@ fn a_million_packets_insert_nothing_that_they_should_not() {
                 tally.damaged_read += 1;
                 tally.damaged_learned += u64::from(learned);
             }
-            assert!(die != 14 || read.ended || read.count > 64, "a valid answer that cannot be read: {answer:02x?}");
+            assert!(
+                die != 14 || read.ended || read.count > 64,
+                "a valid answer that cannot be read: {answer:02x?}"
+            );
         }
         model.meet(&reading, when);
         if n % BATCH == 0 || n == packets || model.len() > KNOWN {
@@ -294,5 +144,8 @@ fn a_million_packets_insert_nothing_that_they_should_not() {
     println!("{packets} packets in {:.1?}: {tally:?}", began.elapsed());
     assert!(tally.damaged * 2 >= packets);
     // The damage must not be such that nearly nothing gets to the reader of answers.
-    assert!(tally.damaged_read * 2 >= tally.damaged && tally.damaged_learned * 10 >= tally.damaged, "{tally:?}");
+    assert!(
+        tally.damaged_read * 2 >= tally.damaged && tally.damaged_learned * 10 >= tally.damaged,
+        "{tally:?}"
+    );
 }

@@ -15,7 +15,7 @@ use lunar_agent::kernel::{generation::OBJECT, layout::Value, map_pairs};
 use lunar_common::{
     abi::{Attachment, Control, Counters, Settings, Totals, flag, maps},
     dns::name::KEY,
-    names::{Asked, Learned, LearnedKey, NameAnswer, Named, NamedKey, QUESTIONS, Resolver},
+    names::{Asked, Learned, LearnedKey, Missed, NameAnswer, Named, NamedKey, QUESTIONS, Resolver},
     net::Address,
     time::{KtimeNs, SpanNs},
 };
@@ -217,8 +217,8 @@ impl Kernel {
 
     /// Notes connects that the target made to an address of which nothing was known, as its `connect` does.
     pub fn note_missed(&mut self, address: Address, times: u32, at: KtimeNs) {
-        let (tag, place) = lunar_common::names::Missed::tag(CGROUP, address);
-        let noted = (0..times).fold(Default::default(), |missed: lunar_common::names::Missed, _| missed.noted(tag, at));
+        let (tag, place) = Missed::tag(CGROUP, address);
+        let noted = (0..times).fold(Default::default(), |missed: Missed, _| missed.noted(tag, at));
         self.missed.set(place, [noted.tag, noted.word], 0).unwrap();
     }
 

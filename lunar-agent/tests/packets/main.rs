@@ -2,6 +2,7 @@
 //! `BPF_PROG_TEST_RUN`. Nothing is attached and nothing is sent.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod damage;
 mod frames;
 mod harness;
 mod messages;
@@ -14,4 +15,5 @@ mod agreement;
 mod answers;
 mod fuzz;
 mod misses;
+mod questions;
 mod spoofing;

@@ -83,7 +83,8 @@ fn random_label(rng: &mut Rng) -> String {
 pub fn random_name(rng: &mut Rng) -> Name {
     let label = |rng: &mut Rng| random_label(rng);
     let text = match rng.u8(0..20) {
-        0..=4 => (rng.choice(["api.stripe.com", "internal.corp", "one.example", "five.example", "tracker.example"])
+        0..=4 => (rng
+            .choice(["api.stripe.com", "internal.corp", "one.example", "five.example", "tracker.example"])
             .unwrap())
         .to_owned(),
         5..=9 => format!("{}.openai.com", label(rng)),
@@ -92,7 +93,8 @@ pub fn random_name(rng: &mut Rng) -> Name {
         12 => format!("{}.blocked.example", label(rng)),
         13 => longest("openai.com"),
         14 => longest("example.net"),
-        15 => (rng.choice([
+        15 => (rng
+            .choice([
                 "openai.com",
                 "xopenai.com",
                 "stripe.com",
@@ -122,7 +124,8 @@ pub fn random_name(rng: &mut Rng) -> Name {
 /// A time to live: ordinary, or one of those at which something changes.
 fn random_ttl(rng: &mut Rng) -> u32 {
     match rng.u8(0..4) {
-        0 => rng.choice([0, 1, 29, 30, 31, 86_399, 86_400, 86_401, i32::MAX as u32, 1 << 31, u32::MAX])
+        0 => rng
+            .choice([0, 1, 29, 30, 31, 86_399, 86_400, 86_401, i32::MAX as u32, 1 << 31, u32::MAX])
             .unwrap(),
         1 => rng.u32(..),
         _ => rng.u32(0..100_000),
@@ -131,7 +134,11 @@ fn random_ttl(rng: &mut Rng) -> u32 {
 
 /// Any address, as its family's record.
 pub fn random_address(rng: &mut Rng) -> IpAddr {
-    if rng.bool() { IpAddr::from(rng.u32(..).to_be_bytes()) } else { IpAddr::from(rng.u128(..).to_be_bytes()) }
+    if rng.bool() {
+        IpAddr::from(rng.u32(..).to_be_bytes())
+    } else {
+        IpAddr::from(rng.u128(..).to_be_bytes())
+    }
 }
 
 fn random_data(rng: &mut Rng, other: &Name) -> RData {
@@ -179,7 +186,9 @@ fn random_record(rng: &mut Rng, owner: &Name, addresses_in: u8) -> Record {
 
 /// An answer of any kind to a question for a name. The authority and the additional section have addresses too.
 pub fn random_reply(rng: &mut Rng, id: u16, name: &Name) -> Message {
-    let kind = rng.choice([RecordType::A, RecordType::A, RecordType::AAAA, RecordType::HTTPS, RecordType::TXT]).unwrap();
+    let kind = rng
+        .choice([RecordType::A, RecordType::A, RecordType::AAAA, RecordType::HTTPS, RecordType::TXT])
+        .unwrap();
     let mut message = reply(id, name, kind);
     message.metadata.authoritative = rng.bool();
     message.metadata.truncation = rng.u8(0..20) == 0;

@@ -6,7 +6,7 @@ use hickory_proto::{
     op::Message,
     rr::{Name, RecordType},
 };
-use lunar_common::names::MAX_LEARNED_PER_TARGET;
+use lunar_common::{names::MAX_LEARNED_PER_TARGET, time::KtimeNs};
 
 use crate::{
     frames::Route,
@@ -79,10 +79,16 @@ fn more_than_64_records_are_a_miss_and_the_first_are_kept() {
     for (text, pattern, counted) in NAMES {
         let mut scene = Scene::new(Route::v4());
         let asked = name(text);
-        for (addresses, kept, counted) in [(63, 63, ANSWER), (64, 64, ANSWER), (65, 64, counted), (90, 64, counted)] {
+        for (addresses, kept, counted) in
+            [(63, 63, ANSWER), (64, 64, ANSWER), (65, 64, counted), (90, 64, counted)]
+        {
             let message = answer(&asked, addresses).to_vec().unwrap();
             let taken = after(&mut scene, &asked, &message);
-            assert_eq!(learned(&taken), first(if pattern.is_some() { kept } else { 0 }), "{text} {addresses}");
+            assert_eq!(
+                learned(&taken),
+                first(if pattern.is_some() { kept } else { 0 }),
+                "{text} {addresses}"
+            );
             assert_eq!(taken.counted, counted, "{text} {addresses}");
         }
         // That the agent knows the name is no comfort: its answer may have been cut like this one.
@@ -108,9 +114,12 @@ fn a_record_that_is_cut_off_or_unsound_is_a_miss_and_those_before_it_are_kept() 
         }
         // In the last record: its name's first byte, and the length of its data.
         let (label, length) = (whole.len() - one, whole.len() - 5);
-        for (what, at, value) in
-            [("label of an unknown kind", label, 0x80), ("short data", length, 3), ("long data", length, 5), ("far", length - 1, 1)]
-        {
+        for (what, at, value) in [
+            ("label of an unknown kind", label, 0x80),
+            ("short data", length, 3),
+            ("long data", length, 5),
+            ("far", length - 1, 1),
+        ] {
             let mut message = whole.clone();
             message[at] = value;
             let taken = after(&mut scene, &asked, &message);
@@ -179,6 +188,7 @@ fn an_address_beyond_a_targets_limit_is_a_miss() {
 #[test]
 fn connects_made_before_the_answer_are_misses_if_the_address_is_wanted() {
     const MINUTE: u64 = 60_000_000_000;
+    let mut scene = Scene::new(Route::v4());
     // What was answered, how long ago the connects were, and how many misses they are.
     for (text, ago, misses) in [
         ("api.stripe.com", 0, 3),
@@ -187,8 +197,7 @@ fn connects_made_before_the_answer_are_misses_if_the_address_is_wanted() {
         ("tracker.example", 0, 0),
         ("elsewhere.test", 0, 0),
     ] {
-        let mut scene = Scene::new(Route::v4());
-        let at = lunar_common::time::KtimeNs(now().0 - ago);
+        let at = KtimeNs(now().0 - ago);
         let noted: IpAddr = "203.0.113.9".parse().unwrap();
         scene.kernel.note_missed(noted.into(), 3, at);
         // Of another address nothing was noted; the second answer tells nothing new.

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use lunar_common::{
-    names::{PLACES, Place, expiry},
+    names::{NamedKey, PLACES, Place, expiry},
     net::Address,
     time::KtimeNs,
 };
@@ -31,13 +31,11 @@ pub struct Model<'a> {
     policy: &'a Policy,
     known: HashMap<Address, Vec<Held>>,
     pub counted: Counted,
-    /// Addresses that were in answers, wherever they should have gone.
-    pub inserted: u64,
 }
 
 impl<'a> Model<'a> {
     pub fn new(policy: &'a Policy) -> Self {
-        Self { policy, known: HashMap::new(), counted: Counted::default(), inserted: 0 }
+        Self { policy, known: HashMap::new(), counted: Counted::default() }
     }
 
     /// Addresses that should be known.
@@ -64,7 +62,6 @@ impl<'a> Model<'a> {
             let place = |now| Place::new(matched.pattern, expiry(now, found.ttl, MIN_TTL, GRACE));
             let expires = (place(when.0), place(when.1));
             let held = self.known.entry(found.address).or_default();
-            self.inserted += 1;
             if let Some(own) = held.iter_mut().find(|held| held.pattern == matched.pattern) {
                 own.expires.0.0 = own.expires.0.0.max(expires.0.0);
                 own.expires.1.0 = own.expires.1.0.max(expires.1.0);
@@ -97,12 +94,7 @@ impl<'a> Model<'a> {
                 let place = places.remove(place.unwrap_or_else(|| panic!("{context}: {}", ip(key.address))));
                 let (from, to) = held.expires;
                 assert!((from.0..=to.0).contains(&place.0), "{context}: {place:?} not in {:?}", held.expires);
-                let key = lunar_common::names::NamedKey {
-                    cgroup: CGROUP,
-                    address: key.address,
-                    pattern: held.pattern,
-                    pad: 0,
-                };
+                let key = NamedKey { cgroup: CGROUP, address: key.address, pattern: held.pattern, pad: 0 };
                 let name = names.get(&key).unwrap_or_else(|| panic!("{context}: no name for {key:?}"));
                 assert_eq!(&name.wire[..name.length as usize], held.wire, "{context}");
                 named += 1;

@@ -1,7 +1,7 @@
 //! A reader of packets, written for the tests out of RFC 1035 and the limits that lunar-common states: what may be made of a
 //! packet, for those too that no library reads.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use lunar_common::{
     dns::records::{MOST, STEPS},
@@ -11,6 +11,8 @@ use lunar_common::{
 const HEADER: usize = 12;
 const LONGEST_NAME: usize = 255;
 const IN: u16 = 1;
+const UDP: u8 = 17;
+const DNS: u16 = 53;
 
 /// A question that has been asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -65,7 +67,9 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 
 /// Reads a packet that begins with its IP header, after `asked` was asked.
 pub fn read(packet: &[u8], asked: Option<&Question>) -> Reading {
-    let Some((server, message)) = from_server(packet) else { return Reading::Other };
+    let Some((server, message)) = datagram(packet, Way::In).filter(|(server, _)| server.port() == DNS) else {
+        return Reading::Other;
+    };
     let Some((question, end, name)) = question(message, server, 0x8000) else { return Reading::Malformed };
     if asked != Some(&question) {
         return Reading::Unasked;
@@ -83,25 +87,41 @@ pub fn read(packet: &[u8], asked: Option<&Question>) -> Reading {
     })
 }
 
-/// The server and the message of a packet from port 53.
-fn from_server(packet: &[u8]) -> Option<(SocketAddr, &[u8])> {
-    let (protocol, at, ip) = match packet.first()? >> 4 {
+/// The questions that the kernel should wait for after a packet has left a socket that talks to `server`: of that one, and
+/// of the one that the packet goes to, if that is another.
+pub fn sent(packet: &[u8], server: SocketAddr) -> Vec<Question> {
+    let Some((to, message)) = datagram(packet, Way::Out) else { return vec![] };
+    let another = (to.port() == DNS && to != server).then_some(to);
+    [Some(server), another].into_iter().flatten().filter_map(|server| asked(message, server)).collect()
+}
+
+enum Way {
+    In,
+    Out,
+}
+
+/// The server and the message of a UDP packet.
+fn datagram(packet: &[u8], way: Way) -> Option<(SocketAddr, &[u8])> {
+    let (protocol, at, ends) = match packet.first()? >> 4 {
         4 => {
             let header: [u8; 20] = packet.get(..20)?.try_into().ok()?;
-            let ip = Ipv4Addr::new(header[12], header[13], header[14], header[15]);
-            (header[9], usize::from(header[0] & 15) * 4, IpAddr::V4(ip))
+            let ip = |at| IpAddr::from(<[u8; 4]>::try_from(&header[at..at + 4]).unwrap());
+            (header[9], usize::from(header[0] & 15) * 4, [ip(12), ip(16)])
         }
         6 => {
             let header: [u8; 40] = packet.get(..40)?.try_into().ok()?;
-            let ip: [u8; 16] = header[8..24].try_into().ok()?;
-            (header[6], 40, IpAddr::V6(Ipv6Addr::from(ip)))
+            let ip = |at| IpAddr::from(<[u8; 16]>::try_from(&header[at..at + 16]).unwrap());
+            (header[6], 40, [ip(8), ip(24)])
         }
         _ => return None,
     };
-    let port = u16_at(packet, at)?;
-    u16_at(packet, at + 2)?;
-    (protocol == 17 && port == 53)
-        .then(|| (SocketAddr::new(ip, port), packet.get(at + 8..).unwrap_or_default()))
+    let ports = [u16_at(packet, at)?, u16_at(packet, at + 2)?];
+    let end = match way {
+        Way::In => 0,
+        Way::Out => 1,
+    };
+    let message = packet.get(at + 8..).unwrap_or_default();
+    (protocol == UDP).then(|| (SocketAddr::new(ends[end], ports[end]), message))
 }
 
 /// The question of a message, where it ends, and its name as it lies there. `response`: what the highest bit of the flags has

@@ -29,9 +29,16 @@ pub const ID: u16 = 0x1234;
 impl Scene {
     pub fn new(route: Route) -> Self {
         let policy = Policy::usual();
-        let mut kernel = Kernel::new(&policy);
-        kernel.set_trial(&Trial::of(route.server));
-        Self { policy, kernel, route }
+        let kernel = Kernel::new(&policy);
+        let mut scene = Self { policy, kernel, route };
+        scene.anew(route);
+        scene
+    }
+
+    /// Puts a new socket, on this route, in the place of the one before.
+    pub fn anew(&mut self, route: Route) {
+        self.route = route;
+        self.kernel.set_trial(&Trial::of(route.server));
     }
 
     /// Asks.
@@ -66,7 +73,8 @@ impl Taken {
     /// The addresses that are known, sorted, with the patterns of each.
     pub fn addresses(&self) -> Vec<(IpAddr, Vec<u32>)> {
         let patterns = |places: [u64; 4]| {
-            let mut all: Vec<_> = places.into_iter().filter(|p| *p != 0).map(|p| Place(p).pattern()).collect();
+            let mut all: Vec<_> =
+                places.into_iter().filter(|p| *p != 0).map(|p| Place(p).pattern()).collect();
             all.sort_unstable();
             all
         };
@@ -85,7 +93,8 @@ impl Taken {
     /// The places of an address.
     pub fn places(&self, ip: &str) -> Vec<Place> {
         let key = LearnedKey { cgroup: CGROUP, address: ip.parse::<IpAddr>().unwrap().into() };
-        let found = self.learned.iter().find(|(k, _)| *k == key).unwrap_or_else(|| panic!("{ip} is not known"));
+        let found =
+            self.learned.iter().find(|(k, _)| *k == key).unwrap_or_else(|| panic!("{ip} is not known"));
         found.1.places.into_iter().map(Place).filter(|p| p.0 != 0).collect()
     }
 
