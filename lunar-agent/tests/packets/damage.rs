@@ -26,7 +26,7 @@ pub fn seeded() -> (Rng, u64) {
 
 /// A valid answer and the question it answers.
 pub struct Template {
-    pub question: Vec<u8>,
+    question: Vec<u8>,
     answer: Vec<u8>,
     /// Where the question ends.
     pub end: usize,
@@ -35,6 +35,7 @@ pub struct Template {
 }
 
 impl Template {
+    /// One of any kind.
     pub fn random(rng: &mut Rng) -> Self {
         loop {
             let name = messages::random_name(rng);
