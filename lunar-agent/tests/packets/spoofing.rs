@@ -89,7 +89,9 @@ fn an_answer_from_elsewhere_changes_nothing() {
         // Not from a DNS server's port: it is not looked at.
         ("10.0.0.53:5353", NOTHING),
         ("10.0.0.53:54", NOTHING),
+        ("10.0.0.53:309", NOTHING),
         ("10.0.0.53:13568", NOTHING),
+        ("[fd00::53]:309", NOTHING),
         ("[fd00::53]:5353", NOTHING),
     ] {
         refuses(&mut scene, server, from(server), &answer, counted);
