@@ -58,7 +58,7 @@ impl<'a> Model<'a> {
         self.counted.answers += 1;
         let Some(matched) = self.policy.of_name(&answer.name).filter(|_| answer.found) else { return };
         let mut whole = answer.ended && !answer.truncated && answer.count <= 64;
-        for found in &answer.addresses {
+        for found in answer.addresses.iter().filter(|found| leads_somewhere(found.address.into())) {
             let place = |now| Place::new(matched.pattern, expiry(now, found.ttl, MIN_TTL, GRACE));
             let expires = (place(when.0), place(when.1));
             let held = self.known.entry(found.address).or_default();
@@ -104,5 +104,19 @@ impl<'a> Model<'a> {
         assert_eq!(taken.learned.len(), self.known.len(), "{context}: some are not known");
         assert_eq!(taken.named.len(), named, "{context}");
         *self = Self::new(self.policy);
+    }
+}
+
+/// Whether a gateway could reach what an application means by an address; in the standard library's words.
+fn leads_somewhere(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => {
+            let nowhere = v4.is_loopback() || v4.is_link_local() || v4.is_multicast() || v4.is_broadcast();
+            !nowhere && v4.octets()[0] != 0
+        }
+        IpAddr::V6(v6) => {
+            let nowhere = v6.is_loopback() || v6.is_unspecified() || v6.is_multicast();
+            !nowhere && !v6.is_unicast_link_local()
+        }
     }
 }
