@@ -2,9 +2,9 @@
 
 use aya_ebpf::{bindings::bpf_sock, helpers::bpf_get_current_pid_tgid};
 use lunar_common::{
-    abi::{Connection, Event, event, flag},
+    abi::{Connection, Event, event},
     names::Missed,
-    net::{Address, Destination},
+    net::Address,
     opinion::Opinion,
     time::KtimeNs,
     verdict::Reason,

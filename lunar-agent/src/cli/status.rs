@@ -180,6 +180,9 @@ pub(super) fn gateway_table(gateway: &Gateway) -> String {
     out
 }
 
+/// A column's name and the count of a target in it.
+type Counted = (&'static str, fn(&Target) -> u64);
+
 /// Targets with their counters: a column for each reason that has been counted.
 fn targets_table(targets: &[Target]) -> String {
     if targets.is_empty() {
@@ -195,7 +198,7 @@ fn targets_table(targets: &[Target]) -> String {
     let mut columns = vec!["TARGET".to_owned(), "ATTACHED".to_owned()];
     columns.extend(reasons.iter().map(|r| r.name().to_uppercase()));
     // What only a policy by name counts is shown where it has.
-    let names: [(&str, fn(&Target) -> u64); 4] = [
+    let names: [Counted; 4] = [
         ("DNS ANSWERS", |t| t.dns.answers),
         ("DNS MISS", |t| t.dns.miss),
         ("SHARED ADDRESS", |t| t.shared_address),

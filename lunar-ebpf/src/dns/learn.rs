@@ -10,7 +10,7 @@ use lunar_common::{
         name::{END, KEY, Letter, Letters},
         question::LONGEST_NAME,
     },
-    names::{Learned, LearnedKey, MAX_LEARNED_PER_TARGET, Missed, NamedKey, PLACES, Place, Put, put},
+    names::{Learned, LearnedKey, MAX_LEARNED_PER_TARGET, Missed, Named, NamedKey, PLACES, Place, Put, put},
     net::Address,
     time::KtimeNs,
 };
@@ -126,10 +126,12 @@ pub fn keep(name: &Name, address: Address, expires: KtimeNs, wanted: bool, now: 
         if let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) {
             let key = NamedKey { cgroup: name.cgroup, address, pattern: name.pattern, pad: 0 };
             // SAFETY: as in `pattern_of_name`.
-            let named = unsafe { &mut (*scratch).named };
-            named.since = now;
+            let named: &Named = unsafe {
+                (*scratch).named.since = now;
+                &(*scratch).named
+            };
             // Without it `policy show` has no name for the address, and nothing else is lost.
-            let _shown = maps::NAMED.insert(&key, &*named, BPF_ANY.into());
+            let _shown = maps::NAMED.insert(key, named, BPF_ANY.into());
         }
         if wanted {
             missed(name, address, now);
@@ -161,7 +163,7 @@ pub extern "C" fn enter_address(cgroup: u64, high: u64, low: u64, name: u64, exp
     }
     let mut new = Learned::default();
     new.places[0] = Place::new(pattern, KtimeNs(expires)).0;
-    match maps::LEARNED.insert(key, &new, BPF_NOEXIST.into()) {
+    match maps::LEARNED.insert(key, new, BPF_NOEXIST.into()) {
         Ok(()) => {
             atomic::add(known, 1);
             NEW
