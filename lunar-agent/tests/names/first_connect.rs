@@ -7,10 +7,10 @@ use lunar_lab::Child;
 
 use crate::{
     programs::Program,
-    scene::{Scene, WANTED, assert_all_by_gateway},
+    scene::{Scene, WANTED, assert_all_by_gateway, called_by},
     servers::{self, SERVER, Zone},
     world::{
-        calls::{GATEWAY, counts, forwarded},
+        calls::{CLIENT, Counts, GATEWAY, counts, forwarded},
         eventually,
     },
 };
@@ -118,6 +118,26 @@ fn by_glibc_over_a_stub_behind_a_packet_filter() {
 #[test]
 fn by_go_over_a_stub_behind_a_packet_filter() {
     over(|scene| servers::docker_like(&scene.world), "127.0.0.11", Program::Go);
+}
+
+/// More under way through one socket than are remembered: the few that are forgotten go direct, and are told.
+#[test]
+fn what_is_forgotten_of_too_many_questions_is_counted() {
+    let scene = Scene::new("crowd");
+    let _server = unbound(&scene, Zone { names: MANY, v4: false });
+    servers::resolv_conf(&scene.world, &format!("nameserver {SERVER}\n"));
+    let _agent = scene.agent("", &[]);
+    let spawn = Program::NodeAres(1000).spawn(0, MANY, WANTED);
+    let mut child = scene.world.lab.spawn(spawn.netns(&scene.world.host).cgroup(&scene.world.app)).unwrap();
+    let callers = called_by(&child.finish(ENOUGH).unwrap(), MANY as usize);
+    let seen = scene.seen("app");
+    let count = |counts: &Counts, name| counts.get(name).copied().unwrap_or(0);
+    assert_eq!(count(&callers, GATEWAY[1]), count(&seen, "redirected"));
+    assert_eq!(count(&callers, CLIENT[1]), count(&seen, "policy"));
+    assert_eq!(callers.values().sum::<u64>(), u64::from(MANY), "{callers:?}");
+    let forgotten = scene.world.status()["losses"]["dns_questions"].as_u64().unwrap();
+    println!("{seen:?} forgotten {forgotten}");
+    assert!(count(&seen, "policy") <= forgotten, "{seen:?}, and forgotten {forgotten}");
 }
 
 /// IPv4 has few addresses for tests, but each target has to learn them anew: 40 targets, 250 names each.

@@ -11,6 +11,7 @@ use crate::{
     world::{
         Agent, SOON,
         calls::{Counts, counts},
+        target,
     },
 };
 
@@ -61,12 +62,21 @@ impl Quic {
         all
     }
 
+    /// How often the target was refused.
+    fn count(&self) -> u64 {
+        target(&self.scene.world.status(), "app")["quic_refused"].as_u64().unwrap()
+    }
+
     fn refused(&self, from: &Cgroup, to: [&str; 2], port: u16) {
+        let before = self.count();
         assert_eq!(self.outcomes(from, to, port), vec![counts([("ECONNREFUSED", EACH)]); 9], "{to:?} {port}");
+        assert_eq!(self.count() - before, 9 * EACH);
     }
 
     fn goes_through(&self, from: &Cgroup, to: [&str; 2], port: u16) {
+        let before = self.count();
         assert_eq!(self.outcomes(from, to, port), vec![counts([("sent", EACH)]); 9], "{to:?} {port}");
+        assert_eq!(self.count(), before);
     }
 }
 

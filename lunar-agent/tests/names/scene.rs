@@ -27,15 +27,13 @@ impl Scene {
     /// Everything but agent and name server.
     pub fn new(name: &str) -> Self {
         let world = World::new(name);
+        world.tell_gateway_apart();
         for (family, net, via, mine) in [
             ("-4", "198.51.100.0/24", "203.0.113.10", GATEWAY[0]),
             ("-6", "2001:db8:1::/48", "2001:db8::10", GATEWAY[1]),
         ] {
             world.provider.ip(&[family, "route", "add", "local", net, "dev", "lo"]).unwrap();
             world.host.ip(&[family, "route", "add", net, "via", via]).unwrap();
-            if family == "-4" {
-                world.tell_gateway_apart();
-            }
             let marked = ["route", "add", net, "via", via, "src", mine, "table", "100"];
             world.host.ip(&[&[family], &marked[..]].concat()).unwrap();
         }
