@@ -6,6 +6,7 @@ mod setup;
 mod stage;
 mod tasks;
 mod toolchain;
+mod unpacked;
 mod verify;
 mod workspace;
 

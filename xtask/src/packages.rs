@@ -61,6 +61,7 @@ pub const RUNTIME: &[Package] = &[
     package("nodejs", Proof::Command("node"), "tests with a real client"),
     package("ngtcp2-client", Proof::Command("gtlsclient"), "tests with a real client of HTTP/3"),
     package("python3", Proof::Command("python3"), "tests with a real client"),
+    package("libsystemd-shared", Proof::Dpkg, "systemd-resolved, which is unpacked and not installed"),
     package("gcc", Proof::Command("gcc"), "tests with glibc's resolver"),
     package("musl-tools", Proof::Command("musl-gcc"), "tests with musl's resolver"),
     package("golang-go", Proof::Command("go"), "tests with Go's resolver"),
@@ -115,7 +116,8 @@ pub fn install(packages: &[Package]) -> Result<()> {
     }
 }
 
-fn update() -> Result<()> {
+/// Fetches the lists of packages anew.
+pub fn update() -> Result<()> {
     stage::command("apt-get update", apt_get().args(["update", "-q"]))
 }
 

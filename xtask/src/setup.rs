@@ -12,14 +12,14 @@ use crate::{
     packages::{self, Package},
     stage,
     toolchain::{self, BPF_LINKER_VERSION, Facts, LLVM_PREFIX, Toolchain, Way},
-    workspace,
+    unpacked, workspace,
 };
 
 /// Everything, line by line.
 pub fn run() -> Result<()> {
     let start = Instant::now();
     ensure_toolchain_aloud(true)?;
-    ensure_packages(packages::RUNTIME, "tools for tests and demo", true)?;
+    ensure_tools(true)?;
     say("ready", &format!("in {:.1} s", start.elapsed().as_secs_f64()));
     Ok(())
 }
@@ -37,6 +37,10 @@ pub fn check() -> Result<()> {
         say("missing", &format!("{:<24} for {}", package.name, package.needed_for));
     }
     let mut lacks = missing.len();
+    if !unpacked::is_there() {
+        say("missing", &format!("{:<24} for tests with a real name server", unpacked::PACKAGE));
+        lacks += 1;
+    }
     match usable_linker(way, &facts) {
         Some(linker) => {
             let toolchain = toolchain_of(way, &facts, &linker);
@@ -66,7 +70,7 @@ pub fn ensure_toolchain() -> Result<Toolchain> {
 /// What building, tests, demo and benchmarks need; silent when nothing is missing.
 pub fn ensure_everything() -> Result<Toolchain> {
     let toolchain = ensure_toolchain_aloud(false)?;
-    ensure_packages(packages::RUNTIME, "tools for tests and demo", false)?;
+    ensure_tools(false)?;
     Ok(toolchain)
 }
 
@@ -134,6 +138,11 @@ fn install_linker() -> Result<PathBuf> {
             other.unwrap_or("unknown")
         ),
     }
+}
+
+fn ensure_tools(aloud: bool) -> Result<()> {
+    ensure_packages(packages::RUNTIME, "tools for tests and demo", aloud)?;
+    if unpacked::is_there() { Ok(()) } else { unpacked::unpack() }
 }
 
 fn ensure_packages(list: &[Package], what: &str, aloud: bool) -> Result<()> {

@@ -109,6 +109,11 @@ fn by_glibc_over_a_stub_on_loopback() {
     over(|scene| servers::stub(&scene.world), "127.0.0.53", Program::Glibc);
 }
 
+#[test]
+fn by_glibc_over_systemd_resolved() {
+    over(|scene| servers::resolved(&scene.world), "127.0.0.53", Program::Glibc);
+}
+
 /// The hook of the packets on their way out sees another port than the application asked.
 #[test]
 fn by_glibc_over_a_stub_behind_a_packet_filter() {

@@ -1,6 +1,6 @@
 //! Name servers, and how the target's system comes to use them.
 
-use std::{fmt::Write as _, fs};
+use std::{fmt::Write as _, fs, net::UdpSocket, path::Path};
 
 use lunar_lab::{Child, Netns, Spawn};
 use nix::mount::{MsFlags, mount};
@@ -8,7 +8,7 @@ use nix::mount::{MsFlags, mount};
 use crate::{
     programs::python,
     scene::WANTED,
-    world::{SOON, World},
+    world::{SOON, World, eventually},
 };
 
 /// Where the provider's name server answers.
@@ -96,6 +96,35 @@ pub fn unbound_of(world: &World, zone: Zone) -> Child {
 /// A dnsmasq on the host's own 127.0.0.53, outside the target, that asks the provider's server.
 pub fn stub(world: &World) -> Child {
     dnsmasq(world, &world.host, "127.0.0.53", &[&format!("--server={SERVER}")])
+}
+
+/// systemd-resolved on the host's own 127.0.0.53, outside the target, that asks the provider's server.
+pub fn resolved(world: &World) -> Child {
+    let inside = ["usr/lib/systemd/systemd-resolved", "lib/systemd/systemd-resolved"];
+    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.lunar/systemd-resolved");
+    let all = [Path::new("/"), &unpacked].map(|root| inside.map(|file| root.join(file)));
+    let program = all.as_flattened().iter().find(|file| file.is_file());
+    let program = program.expect("systemd-resolved is missing: run `cargo xtask setup`");
+    // It wants a user of its own, and a system's folder.
+    let passwd = world.lab.dir().join("passwd");
+    let users = fs::read_to_string("/etc/passwd").unwrap();
+    fs::write(&passwd, "systemd-resolve:x:0:0::/:/usr/sbin/nologin\n".to_owned() + &users).unwrap();
+    mount(Some(&passwd), "/etc/passwd", None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    mount(Some("none"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    let drop_ins = Path::new("/run/systemd/resolved.conf.d");
+    fs::create_dir_all("/run/systemd/resolve").unwrap();
+    fs::create_dir_all(drop_ins).unwrap();
+    // What the machine's own configuration names is taken away first.
+    let text = format!(
+        "[Resolve]\nDNS=\nDNS={SERVER}\nFallbackDNS=\nDNSSEC=no\nLLMNR=no\nMulticastDNS=no\nDomains=\nDomains=~.\n"
+    );
+    fs::write(drop_ins.join("zz-lab.conf"), text).unwrap();
+    let spawn = Spawn::new(program).env("SYSTEMD_LOG_TARGET", "console").netns(&world.host);
+    let child = world.lab.spawn(spawn).unwrap();
+    eventually("systemd-resolved takes questions", || {
+        world.host.run(|| Ok(UdpSocket::bind("127.0.0.53:53").is_err())).unwrap()
+    });
+    child
 }
 
 /// A dnsmasq on a port of 127.0.0.11 that a packet filter hides behind port 53, the way Docker does it.
