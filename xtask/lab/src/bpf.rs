@@ -38,11 +38,11 @@ fn own(fd: i32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// Loads the shortest program there is for a cgroup hook: it lets the call go on.
-pub(crate) fn load_empty(hook: bpf_attach_type) -> io::Result<OwnedFd> {
+/// Loads the shortest program there is for a cgroup hook: it lets the call or the packet go on.
+pub(crate) fn load_empty(kind: bpf_prog_type, hook: bpf_attach_type) -> io::Result<OwnedFd> {
     // mov64 r0, 1 (ALU64 | MOV | K); exit (JMP | EXIT).
     load(
-        bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
+        kind,
         hook,
         &[instruction(0xb7, 0, 0, 0, 1), instruction(0x95, 0, 0, 0, 0)],
     )

@@ -8,12 +8,15 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use aya_obj::generated::bpf_attach_type::{BPF_CGROUP_INET4_CONNECT, BPF_CGROUP_INET6_CONNECT};
+use aya_obj::generated::{
+    bpf_attach_type::{BPF_CGROUP_INET4_CONNECT, BPF_CGROUP_INET6_CONNECT},
+    bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
+};
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
-    entries::{Block, Family},
+    entries::{self, Block, Family},
     field::{Agent, Field, Setup, Worker},
     latency::{self, Latencies},
     machine,
@@ -99,7 +102,7 @@ impl Place {
 
     fn check(&self) -> Result<()> {
         match &self.agent {
-            Some(agent) => agent.check(self.reason, &self.before, self.connects),
+            Some(agent) => agent.check(&[(self.reason, self.connects)], &self.before),
             None => Ok(()),
         }
     }
@@ -157,7 +160,7 @@ impl Bench {
         let with_empty = field.lab.cgroup("empty")?;
         let empty = [BPF_CGROUP_INET4_CONNECT, BPF_CGROUP_INET6_CONNECT].map(|hook| {
             let dir = File::open(with_empty.path())?;
-            let prog = bpf::load_empty(hook)?;
+            let prog = bpf::load_empty(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, hook)?;
             let link = bpf::attach(prog.as_fd(), dir.as_fd(), hook)?;
             Ok::<_, std::io::Error>((prog, link))
         });
@@ -206,7 +209,7 @@ impl Bench {
             handoff: "original-dst",
             process: "none",
             quiet: false,
-            allow,
+            allow: &entries::texts(allow),
         })?;
         let place = self.place(&agent.target.clone(), Some(agent), "policy")?;
         for family in families {
@@ -234,7 +237,7 @@ impl Bench {
             handoff: "original-dst",
             process: "none",
             quiet: true,
-            allow,
+            allow: &entries::texts(allow),
         })?;
         let words = agent.words();
         let place = self.place(&agent.target.clone(), Some(agent), "redirected")?;

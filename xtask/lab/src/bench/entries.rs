@@ -46,6 +46,11 @@ impl Block {
     }
 }
 
+/// Blocks as in a configuration file.
+pub(super) fn texts(blocks: &[Block]) -> Vec<String> {
+    blocks.iter().map(|block| block.text()).collect()
+}
+
 /// An external address, every one equally likely.
 fn draw(rng: &mut fastrand::Rng, family: Family) -> u128 {
     loop {

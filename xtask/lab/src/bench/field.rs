@@ -20,7 +20,6 @@ use serde_json::Value;
 
 use super::{
     agent_binary,
-    entries::Block,
     worker::{Job, Times},
 };
 use crate::{Cgroup, Child, Lab, Netns, Spawn};
@@ -33,7 +32,8 @@ pub(super) struct Field {
     pub lab: Lab,
     pub void: Netns,
     pub host: Netns,
-    _wire: Netns,
+    /// 203.0.113.2, on the other side of a veth pair.
+    pub wire: Netns,
 }
 
 /// A running agent with a target of its own.
@@ -55,7 +55,8 @@ pub(super) struct Setup<'a> {
     pub process: &'a str,
     /// Whether its connects are made to fail, and it is not to spend the other CPU on logging each.
     pub quiet: bool,
-    pub allow: &'a [Block],
+    /// Entries, as in a configuration file.
+    pub allow: &'a [String],
 }
 
 impl Field {
@@ -66,7 +67,7 @@ impl Field {
             (&host, &["203.0.113.1/24", "2001:db8::1/64"]),
             (&wire, &["203.0.113.2/24", "2001:db8::2/64"]),
         )?;
-        Ok(Self { lab, void, host, _wire: wire })
+        Ok(Self { lab, void, host, wire })
     }
 
     /// A process that accepts connections.
@@ -80,8 +81,7 @@ impl Field {
     /// Starts an agent on a target of its own and waits until it is ready.
     pub(super) fn agent(&self, setup: &Setup<'_>) -> Result<Agent> {
         let target = self.lab.cgroup(setup.name)?;
-        let allow: Vec<String> =
-            setup.allow.iter().map(|block| format!("  \"{}\",\n", block.text())).collect();
+        let allow: Vec<String> = setup.allow.iter().map(|entry| format!("  {entry:?},\n")).collect();
         let pins = self.lab.bpffs().join(setup.name);
         let text = format!(
             "[gateway]\nendpoints = [{:?}]\nhandoff = {:?}\nprocess = {:?}\n\
@@ -159,6 +159,11 @@ impl Agent {
 
     /// How often each verdict was given, as `lunar-agent status` says.
     pub(super) fn verdicts(&self) -> Result<Value> {
+        Ok(self.counts()?["verdicts"].clone())
+    }
+
+    /// What `lunar-agent status` says of the target.
+    pub(super) fn counts(&self) -> Result<Value> {
         let output = Command::new(agent_binary()?)
             .args(["status", "-o", "json", "--config"])
             .arg(&self.config)
@@ -166,21 +171,21 @@ impl Agent {
             .context("cannot run `lunar-agent status`")?;
         let status: Value = serde_json::from_slice(&output.stdout)
             .with_context(|| format!("`lunar-agent status`: {}", String::from_utf8_lossy(&output.stderr)))?;
-        let verdicts = &status["targets"][0]["verdicts"];
-        if verdicts.is_null() {
+        let target = &status["targets"][0];
+        if target["verdicts"].is_null() {
             bail!("no target yet");
         }
-        Ok(verdicts.clone())
+        Ok(target.clone())
     }
 
-    /// Fails unless every connect since `before` got this verdict, `connects` of them.
-    pub(super) fn check(&self, reason: &str, before: &Value, connects: u64) -> Result<()> {
+    /// Fails unless the connects since `before` got these verdicts, so many of each, and no others.
+    pub(super) fn check(&self, wanted: &[(&str, u64)], before: &Value) -> Result<()> {
         let after = self.verdicts()?;
         for (name, count) in after.as_object().context("status gives no verdicts")? {
             let (now, then) = (count.as_u64().unwrap_or(0), before[name].as_u64().unwrap_or(0));
-            let expected = if name == reason { connects } else { 0 };
+            let expected: u64 = wanted.iter().filter(|(reason, _)| reason == name).map(|(_, n)| n).sum();
             if now - then != expected {
-                bail!("{} of {connects} connects were {name}, expected {expected}: {after}", now - then);
+                bail!("{} connects were {name}, expected {expected}: {after}", now - then);
             }
         }
         Ok(())
@@ -192,7 +197,7 @@ impl Agent {
         loop {
             let before = self.verdicts()?;
             worker.run(job)?;
-            if self.check("redirected", &before, job.calls_in_all()).is_ok() {
+            if self.check(&[("redirected", job.calls_in_all())], &before).is_ok() {
                 return Ok(());
             }
             if Instant::now() > deadline {

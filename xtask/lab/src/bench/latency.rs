@@ -77,7 +77,7 @@ impl Latencies {
 
     pub(super) fn check(&self) -> Result<()> {
         self.all.iter().try_for_each(|latency| match &latency.agent {
-            Some((agent, before)) => agent.check("redirected", before, latency.connects),
+            Some((agent, before)) => agent.check(&[("redirected", latency.connects)], before),
             None => Ok(()),
         })
     }

@@ -1,7 +1,8 @@
-//! What the interceptor costs: `cargo xtask bench connect`, `bench rest` and `bench load`. What is measured, and how, is
+//! What the interceptor costs: `cargo xtask bench connect`, `bench dns`, `bench rest` and `bench load`. What is measured, and how, is
 //! in docs/benchmarks.md.
 
 mod connect;
+mod dns;
 mod entries;
 mod field;
 mod latency;
@@ -39,6 +40,11 @@ enum What {
         after_help = "Examples:\n  cargo xtask bench connect\n  cargo xtask bench connect --quick --json out.json"
     )]
     Connect(connect::Connect),
+    /// Measure what it costs a target that DNS answers are read: packets, sends, a bulk transfer, verdicts with names
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench dns\n  cargo xtask bench dns --quick --json out.json"
+    )]
+    Dns(dns::Dns),
     /// Measure the agent at rest for a minute: memory, CPU, wake-ups
     #[command(after_help = "Examples:\n  cargo xtask bench rest\n  cargo xtask bench rest --json out.json")]
     Rest(rest::Rest),
@@ -53,6 +59,12 @@ enum What {
     /// Accept connections and close them
     #[command(hide = true)]
     Listen(listen::Listen),
+    /// Take tasks from standard input, one JSON object per line, and answer one line each
+    #[command(hide = true)]
+    Traffic,
+    /// Take and give bytes and packets as fast as it can
+    #[command(hide = true)]
+    Far(dns::Far),
 }
 
 impl Bench {
@@ -63,10 +75,13 @@ impl Bench {
     pub fn run(&self) -> Result<()> {
         match &self.what {
             What::Connect(connect) => connect.run(),
+            What::Dns(dns) => dns.run(),
             What::Rest(rest) => rest.run(),
             What::Load(load) => load.run(),
             What::Worker => worker::serve(),
             What::Listen(listen) => listen.run(),
+            What::Traffic => dns::traffic::serve(),
+            What::Far(far) => far.run(),
         }
     }
 }

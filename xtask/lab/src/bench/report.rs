@@ -271,14 +271,14 @@ fn write(out: &mut String, figures: &Figures<'_>) -> std::fmt::Result {
     Ok(())
 }
 
-fn ns(s: Spread) -> String {
+pub(super) fn ns(s: Spread) -> String {
     format!("{:.0} ({:.0}–{:.0})", s.median, s.p10, s.p90)
 }
 
-fn difference(s: Spread) -> String {
+pub(super) fn difference(s: Spread) -> String {
     format!("{:+.0} ({:+.0}–{:+.0})", s.median, s.p10, s.p90)
 }
 
-fn ratio(s: Spread) -> String {
+pub(super) fn ratio(s: Spread) -> String {
     format!("{:.4} ({:.3}–{:.3})", s.median, s.p10, s.p90)
 }

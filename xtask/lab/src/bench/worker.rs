@@ -117,7 +117,7 @@ pub(super) fn serve() -> Result<()> {
 }
 
 /// All workers share the last CPU, one at a time, and leave the first to everybody else.
-fn stay_on_one_cpu() -> Result<()> {
+pub(super) fn stay_on_one_cpu() -> Result<()> {
     let cpus = std::thread::available_parallelism().context("cannot count the CPUs")?;
     let mut set = CpuSet::new();
     set.set(cpus.get() - 1)?;
