@@ -51,6 +51,8 @@ struct Bench {
     _listener: Child,
     cgroups: Vec<Cgroup>,
     allow: String,
+    /// As many entries, all of them names.
+    names: String,
     ready: UnixDatagram,
 }
 
@@ -96,6 +98,7 @@ impl Load {
         for (what, targets, allow) in [
             ("start: one target, no entry", 1, ""),
             ("start: one target, all entries", 1, bench.allow.as_str()),
+            ("start: one target, as many names", 1, bench.names.as_str()),
             ("start: all targets, no entry", self.targets, ""),
         ] {
             bench.configure(targets, allow)?;
@@ -145,11 +148,13 @@ impl Bench {
             entries::mixed_blocks(4, Family::V6, part),
         ];
         let allow = blocks.iter().flatten().map(|block| format!("  \"{}\",\n", block.text())).collect();
+        // Suffixes: exact names would be resolved, which is not the start's.
+        let names = (0..entries).map(|n| format!("  \"*.n{n}.example\",\n")).collect();
         let ready = field.lab.dir().join("ready");
         let ready =
             UnixDatagram::bind(&ready).with_context(|| format!("cannot listen on {}", ready.display()))?;
         ready.set_read_timeout(Some(SOON)).context("cannot bound the wait for an agent")?;
-        Ok(Self { field, _listener: listener, cgroups, allow, ready })
+        Ok(Self { field, _listener: listener, cgroups, allow, names, ready })
     }
 
     fn config(&self) -> PathBuf {

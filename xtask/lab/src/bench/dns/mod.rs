@@ -40,7 +40,7 @@ struct Rounds {
     programs: usize,
 }
 
-const FULL: Rounds = Rounds { transfers: 60, millis: 200, verdicts: 60, programs: names::MOST_ROUNDS };
+const FULL: Rounds = Rounds { transfers: 90, millis: 100, verdicts: 60, programs: names::MOST_ROUNDS };
 const QUICK: Rounds = Rounds { transfers: 8, millis: 100, verdicts: 10, programs: 10 };
 
 impl Dns {

@@ -51,6 +51,8 @@ pub(super) struct Figures {
 struct Transfer {
     way: String,
     attached: Kind,
+    /// The same as a line before.
+    again: bool,
     gbit_per_s: Spread,
     /// Round by round, against nothing attached.
     ratio: Spread,
@@ -108,16 +110,14 @@ pub(super) fn figures(measured: &Measured<'_>) -> Figures {
 
 fn transfers(measured: &Measured<'_>) -> Vec<Transfer> {
     let of_way = |way: &Way| {
-        COMPARED
-            .iter()
-            .zip(&way.rates)
-            .map(|(kind, rates)| Transfer {
-                way: way.to_string(),
-                attached: *kind,
-                gbit_per_s: Spread::of(rates.clone()),
-                ratio: Spread::of_pairs(rates, &way.rates[0], |with, without| with / without),
-            })
-            .collect::<Vec<_>>()
+        let line = |nth: usize| Transfer {
+            way: way.to_string(),
+            attached: COMPARED[nth],
+            again: COMPARED[..nth].contains(&COMPARED[nth]),
+            gbit_per_s: Spread::of(way.rates[nth].clone()),
+            ratio: Spread::of_pairs(&way.rates[nth], &way.rates[0], |with, without| with / without),
+        };
+        (0..COMPARED.len()).map(line).collect::<Vec<_>>()
     };
     measured.ways.iter().flat_map(of_way).collect()
 }
@@ -231,12 +231,14 @@ fn write(out: &mut String, figures: &Figures) -> std::fmt::Result {
     }
     writeln!(
         out,
-        "\nBulk TCP, {} rounds of {} ms\n{:<44} {:<18} {:>22} {:>24}",
+        "\nBulk TCP, {} rounds of {} ms\n{:<44} {:<24} {:>22} {:>24}",
         figures.transfer_rounds, figures.transfer_ms, "", "attached", "Gbit/s", "against nothing"
     )?;
     for t in &figures.transfers {
         let rate = format!("{:.2} ({:.2}–{:.2})", t.gbit_per_s.median, t.gbit_per_s.p10, t.gbit_per_s.p90);
-        writeln!(out, "{:<44} {:<18} {rate:>22} {:>24}", t.way, t.attached.name(), ratio(t.ratio))?;
+        let again = if t.again { ", again" } else { "" };
+        let attached = format!("{}{again}", t.attached.name());
+        writeln!(out, "{:<44} {attached:<24} {rate:>22} {:>24}", t.way, ratio(t.ratio))?;
     }
     writeln!(out, "\nAims")?;
     for a in &figures.aims {
