@@ -13,7 +13,7 @@ use lunar_common::{
 
 use super::{
     learn::{self, Name},
-    packet::{Packet, Payload, Way},
+    packet::{Packet, Payload, Way, may_be_dns},
     question, repeat,
 };
 use crate::{count, maps};
@@ -21,6 +21,9 @@ use crate::{count, maps};
 /// Learns what a packet to a target's socket tells of names that the policy has.
 #[inline(always)]
 pub fn learn(ctx: &SkBuffContext) -> Option<()> {
+    if !may_be_dns(ctx, Way::In) {
+        return None;
+    }
     let packet = Packet::read(ctx, Way::In)?;
     let attachment = maps::attachment_of_packet();
     let resolver = maps::resolver_of_packet(ctx)?;

@@ -76,14 +76,11 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// Reads a packet's headers; `None` if it is not UDP, or does not come from a DNS server's port. What goes out may have
-    /// another port by now: a packet filter may have rewritten it.
+    /// Reads the headers of a packet that [`may_be_dns`]; `None` if it is not UDP, or does not come from a DNS server's port.
+    /// What goes out may have another port by now: a packet filter may have rewritten it.
     #[inline(always)]
     pub fn read(ctx: &SkBuffContext, way: Way) -> Option<Self> {
         let skb = ctx.skb.skb;
-        if !may_be_dns(skb, way) {
-            return None;
-        }
         let [first] = load_array(skb, 0)?;
         let (at, address) = if first >> 4 == 4 {
             let head: [u8; 20] = load_array(skb, 0)?;
@@ -119,7 +116,8 @@ impl Packet {
 
 /// A look at the packet itself, without the call of a helper: nearly all end here.
 #[inline(always)]
-fn may_be_dns(skb: *mut __sk_buff, way: Way) -> bool {
+pub fn may_be_dns(ctx: &SkBuffContext, way: Way) -> bool {
+    let skb = ctx.skb.skb;
     // SAFETY: the verifier turns the two fields into pointers, and sees that nothing is read before they are compared.
     unsafe {
         let data = read_volatile(&raw const (*skb).data) as usize as *const u8;

@@ -12,7 +12,7 @@ use lunar_common::{
 };
 
 use super::{
-    packet::{Packet, Payload, Way},
+    packet::{Packet, Payload, Way, may_be_dns},
     repeat,
 };
 use crate::{
@@ -24,14 +24,18 @@ use crate::{
 /// between: nothing here is shared but the socket's own storage.
 #[inline(always)]
 pub fn remember(ctx: &SkBuffContext) -> Option<()> {
-    let packet = Packet::read(ctx, Way::Out)?;
-    let attachment = maps::attachment_of_packet();
+    if !may_be_dns(ctx, Way::Out) {
+        return None;
+    }
+    // Before the headers: most UDP sockets never named a DNS server, and have none.
     let resolver = maps::resolver_of_packet(ctx)?;
+    let attachment = maps::attachment_of_packet();
     // SAFETY: live storage; the fields were written by the hook of the same call.
     let (target, server) = unsafe { ((*resolver).target, (*resolver).server) };
     if target == 0 || target != attachment.target {
         return None;
     }
+    let packet = Packet::read(ctx, Way::Out)?;
     let header = Header::read(&packet.message)?;
     if !header.asks() {
         return None;
