@@ -6,44 +6,24 @@ mod world;
 #[path = "world/scene.rs"]
 mod scene;
 
-use std::fs;
-
 use lunar_lab::{Child, Spawn};
-use nix::mount::{MsFlags, mount};
 use scene::Scene;
 use serde_json::Value;
-use world::{SOON, eventually, target};
+use world::{
+    SOON,
+    dns::{dnsmasq, resolv_conf},
+    eventually, target,
+};
 
 /// The provider by name.
 const NAMED: &str = "api.example";
 
-/// A DNS server in the provider's namespace, which knows the provider by name, and this lab's system told of it.
-fn dns(scene: &Scene, records: &[&str]) -> Child {
-    let resolv = scene.world.lab.dir().join("resolv.conf");
-    fs::write(&resolv, "nameserver 203.0.113.11\noptions timeout:1 attempts:2\n").unwrap();
-    mount(Some(&resolv), "/etc/resolv.conf", None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
-    let args = [
-        "--keep-in-foreground",
-        "--no-resolv",
-        "--no-hosts",
-        "--conf-file=/dev/null",
-        "--user=root",
-        "--log-facility=-",
-        "--pid-file=",
-        "--listen-address=203.0.113.11",
-        "--bind-interfaces",
-    ];
-    let spawn = Spawn::new("dnsmasq").args(args).args(records).netns(&scene.world.provider);
-    let child = scene.world.lab.spawn(spawn).unwrap();
-    child.wait_for_line("started", SOON).unwrap();
-    child
-}
-
 /// A scene with a DNS server and an agent with this policy.
 fn with_policy(name: &str, policy: &str) -> (Scene, [Child; 1], world::Agent) {
     let scene = Scene::new(name);
-    let dns =
-        dns(&scene, &["--host-record=api.example,203.0.113.10", "--host-record=other.example,203.0.113.12"]);
+    resolv_conf(&scene.world, "nameserver 203.0.113.11\noptions timeout:1 attempts:2\n");
+    let records = ["--host-record=api.example,203.0.113.10", "--host-record=other.example,203.0.113.12"];
+    let dns = dnsmasq(&scene.world, &scene.world.provider, "203.0.113.11", &records);
     let agent = scene.world.agent(&scene.toml(&format!("[policy]\n{policy}\n")));
     (scene, [dns], agent)
 }

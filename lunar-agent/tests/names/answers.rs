@@ -12,6 +12,7 @@ use crate::{
     world::{
         Agent,
         calls::{counts, forwarded},
+        dns::resolv_conf,
     },
 };
 
@@ -22,7 +23,7 @@ const BY: [(&str, &str); 2] = [(SERVER, "4"), ("2001:db8::10", "6")];
 fn odd(name: &str) -> (Scene, Child, Agent) {
     let scene = Scene::new(name);
     let server = servers::odd(&scene.world);
-    servers::resolv_conf(&scene.world, &format!("nameserver {SERVER}\noptions timeout:10\n"));
+    resolv_conf(&scene.world, &format!("nameserver {SERVER}\noptions timeout:10\n"));
     let agent = scene.agent("", &[]);
     (scene, server, agent)
 }

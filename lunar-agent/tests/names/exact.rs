@@ -4,14 +4,14 @@ use crate::{
     asker::Asker,
     scene::Scene,
     servers::{self, SERVER},
-    world::eventually,
+    world::{dns::resolv_conf, eventually},
 };
 
 #[test]
 fn an_exact_name_needs_no_answer_that_can_be_read() {
     let scene = Scene::new("exact");
     let _server = servers::odd(&scene.world);
-    servers::resolv_conf(&scene.world, &format!("nameserver {SERVER}\n"));
+    resolv_conf(&scene.world, &format!("nameserver {SERVER}\n"));
     let _agent = scene.agent_that_wants(&["1.cut.example", "2.simple.example", "*.suffix"], "", &[]);
     for address in ["198.51.100.1:80", "198.51.100.2:80", "[2001:db8:1::2]:80"] {
         let known = || scene.world.run(&["policy", "test", address]).status.success();

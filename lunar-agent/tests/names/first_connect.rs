@@ -11,6 +11,7 @@ use crate::{
     servers::{self, SERVER, Zone},
     world::{
         calls::{CLIENT, Counts, GATEWAY, counts, forwarded},
+        dns::resolv_conf,
         eventually,
     },
 };
@@ -35,7 +36,7 @@ fn by(program: Program, server: fn(&Scene, Zone) -> Child) {
     let scene = Scene::new("first");
     let zone = Zone { names: MANY, v4: false };
     let _server = server(&scene, zone);
-    servers::resolv_conf(&scene.world, &format!("nameserver {SERVER}\n"));
+    resolv_conf(&scene.world, &format!("nameserver {SERVER}\n"));
     let _agent = scene.agent("", &[]);
     all_are_redirected(&scene, program, MANY);
 }
@@ -99,7 +100,7 @@ fn over(stub: fn(&Scene) -> Child, address: &str, program: Program) {
     let scene = Scene::new("stub");
     let _server = unbound(&scene, Zone { names: MANY, v4: false });
     let _stub = stub(&scene);
-    servers::resolv_conf(&scene.world, &format!("nameserver {address}\n"));
+    resolv_conf(&scene.world, &format!("nameserver {address}\n"));
     let _agent = scene.agent("", &[]);
     all_are_redirected(&scene, program, MANY);
 }
@@ -130,7 +131,7 @@ fn by_go_over_a_stub_behind_a_packet_filter() {
 fn what_is_forgotten_of_too_many_questions_is_counted() {
     let scene = Scene::new("crowd");
     let _server = unbound(&scene, Zone { names: MANY, v4: false });
-    servers::resolv_conf(&scene.world, &format!("nameserver {SERVER}\n"));
+    resolv_conf(&scene.world, &format!("nameserver {SERVER}\n"));
     let _agent = scene.agent("", &[]);
     let spawn = Program::NodeAres(1000).spawn(0, MANY, WANTED);
     let mut child = scene.world.lab.spawn(spawn.netns(&scene.world.host).cgroup(&scene.world.app)).unwrap();
@@ -150,7 +151,7 @@ fn what_is_forgotten_of_too_many_questions_is_counted() {
 fn in_ipv4_by_forty_targets() {
     let scene = Scene::new("targets");
     let _server = servers::dnsmasq_of(&scene.world, Zone { names: MANY, v4: true });
-    servers::resolv_conf(&scene.world, &format!("nameserver {SERVER}\n"));
+    resolv_conf(&scene.world, &format!("nameserver {SERVER}\n"));
     let targets: Vec<_> = (0..MANY / Zone::REUSED)
         .map(|i| (format!("target{i}"), scene.world.lab.cgroup(&format!("target{i}")).unwrap()))
         .collect();
