@@ -13,7 +13,7 @@ use lunar_common::{
     failsafe::Cell,
     verdict::Reason,
 };
-use tokio::{net::UnixListener, sync::oneshot, task::AbortHandle, time::Instant};
+use tokio::{net::UnixListener, task::AbortHandle, time::Instant};
 
 use super::{
     DaemonError,
@@ -28,13 +28,12 @@ use super::{
 };
 use crate::{
     config::{Config, GatewayProcess, HumanDuration},
-    control::{Answer, Request, server, status},
+    control::server,
     gateway::endpoint::{Endpoint, Resolution},
     kernel::{
         KernelError, events,
         features::{self, Capabilities},
         generation::Generation,
-        layout::text,
         netns_cookie,
         pins::{Lock, Pins},
         policy::pinned_ids,
@@ -86,7 +85,7 @@ pub(super) struct Agent {
     /// Entries of the policy that were added by hand.
     pub(super) by_hand: ByHand,
     pub(super) gateways: Gateways,
-    started: Instant,
+    pub(super) started: Instant,
     next_beat: Instant,
     next_watch: Instant,
     next_sweep: Instant,
@@ -337,62 +336,6 @@ impl Agent {
 
     pub(super) fn endpoint_name(&self, slot: u32) -> String {
         self.endpoints.iter().find(|e| e.slot == slot).map_or_else(|| "-".into(), |e| e.address.to_string())
-    }
-
-    pub(super) fn on_request(&mut self, request: Request, answer: oneshot::Sender<Answer>) {
-        let done = match request {
-            Request::Status {} => match self.status() {
-                Ok(status) => Answer::Status(Box::new(status)),
-                Err(e) => Answer::Refused { done: Vec::new(), reason: e.to_string(), usage: false },
-            },
-            Request::Attach { selectors } => self.attach_all(&selectors),
-            Request::Detach { selectors } => self.detach_all(&selectors),
-            Request::Reload {} => return self.begin_reload(Some(answer)),
-            Request::Policy { containing } => match self.view_policy(&containing) {
-                Ok(view) => Answer::Policy(Box::new(view)),
-                Err(e) => Answer::Refused { done: Vec::new(), reason: e.to_string(), usage: false },
-            },
-            Request::ChangePolicy { change, entries } => self.change_policy(change, &entries),
-            Request::TestPolicy { host } => Answer::Explained(self.test_policy(&host)),
-            Request::Explain { target, host } => self.explain(&target, &host),
-        };
-        // A client that went away needs no answer.
-        let _gone = answer.send(done);
-    }
-
-    /// What is configured and not in effect, or not all of it.
-    fn problems(&self) -> Vec<String> {
-        let missing = self.capabilities.shortcomings().map(str::to_owned);
-        let reload = self.reloads.problem();
-        reload
-            .into_iter()
-            .chain(self.lookups.problems())
-            .chain(missing)
-            .chain(self.gateways.not_exempt())
-            .chain(self.names.problems())
-            .collect()
-    }
-
-    fn status(&self) -> Result<status::Status, DaemonError> {
-        let knowledge = status::Knowledge {
-            agent: status::Agent {
-                running: true,
-                pid: Some(std::process::id()),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                uptime_sec: Some(self.started.elapsed().as_secs_f64()),
-                lease_age_ms: None,
-            },
-            gateway_problems: self.problems(),
-            endpoint_problem: std::array::from_fn(|slot| self.gateways.problem(slot as u32)),
-        };
-        Ok(status::read(&self.state, knowledge, |slot, entry| {
-            let unknown = || format!("{} is not a target of this agent", text(&entry.name, entry.name_len));
-            if self.targets.iter().any(|t| t.slot == slot && t.cgroup.id == entry.cgroup_id) {
-                self.target_problems.get(&slot).cloned()
-            } else {
-                Some(unknown())
-            }
-        })?)
     }
 
     /// How long a connection may be under way.

@@ -14,6 +14,7 @@ mod policy;
 mod probes;
 mod reload;
 mod renewal;
+mod requests;
 mod settings;
 mod succession;
 

@@ -41,11 +41,7 @@ fn own(fd: i32) -> OwnedFd {
 /// Loads the shortest program there is for a cgroup hook: it lets the call or the packet go on.
 pub(crate) fn load_empty(kind: bpf_prog_type, hook: bpf_attach_type) -> io::Result<OwnedFd> {
     // mov64 r0, 1 (ALU64 | MOV | K); exit (JMP | EXIT).
-    load(
-        kind,
-        hook,
-        &[instruction(0xb7, 0, 0, 0, 1), instruction(0x95, 0, 0, 0, 0)],
-    )
+    load(kind, hook, &[instruction(0xb7, 0, 0, 0, 1), instruction(0x95, 0, 0, 0, 0)])
 }
 
 /// Loads a program made by hand; when the verifier refuses it, its log is in the error.
