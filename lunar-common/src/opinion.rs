@@ -5,7 +5,7 @@ use crate::policy::{Answer, COUNTED_ENTRIES, PortRule};
 
 /// What the policy says of a destination. Several sides may have one; [`Opinion::and`] joins them.
 ///
-/// Bits 0 to 4: see the constants below. Bits 8 to 21: number of the entry that decides, see [`Answer::entry`].
+/// Bits 0 to 5: see the constants below. Bits 8 to 21: number of the entry that decides, see [`Answer::entry`].
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Opinion(pub u32);
@@ -15,6 +15,7 @@ const BLOCKED: u32 = 1 << 1;
 const ADDS_PORT: u32 = 1 << 2;
 const BLOCKS_PORT: u32 = 1 << 3;
 const SHARED: u32 = 1 << 4;
+const NOT_YET: u32 = 1 << 5;
 const FLAGS: u32 = 0xff;
 const ENTRY_AT: u32 = 8;
 
@@ -40,6 +41,8 @@ impl Opinion {
                 flags |= BLOCKS_PORT;
             }
         }
+        // One side that wants the host and blocks the port is not two that disagree.
+        flags &= !(flags / BLOCKS_PORT & WANTED);
         Self(flags | answer.entry() << ENTRY_AT)
     }
 
@@ -84,6 +87,32 @@ impl Opinion {
     #[inline(always)]
     pub const fn shared(self) -> bool {
         self.0 & SHARED != 0
+    }
+
+    /// What remains of one that does not add a port which is intercepted for some entries alone: the destination may turn
+    /// out to be one of theirs, unless it is blocked.
+    #[inline(always)]
+    pub const fn adds_no_port_yet(self) -> Self {
+        Self(self.not_yet())
+    }
+
+    /// The same of one that does not want the destination.
+    #[inline(always)]
+    pub const fn unwanted_yet(self) -> Self {
+        Self(self.0 | self.not_yet())
+    }
+
+    /// Without a branch, which the verifier would follow both ways.
+    #[inline(always)]
+    const fn not_yet(self) -> u32 {
+        let blocked = (self.0 / BLOCKED | self.0 / BLOCKS_PORT) & 1;
+        (blocked ^ 1) * NOT_YET
+    }
+
+    /// Whether nothing keeps the destination direct but that nothing is known of it.
+    #[inline(always)]
+    pub const fn is_not_yet(self) -> bool {
+        self.0 & NOT_YET != 0
     }
 
     /// Number of the entry that decides; 0: none, or not counted.
@@ -143,5 +172,11 @@ mod tests {
         assert!(wanted.and(blocked).of_all_names().shared());
         assert!(!wanted.of_all_names().shared() && !blocked.of_all_names().shared());
         assert!(!wanted.and(blocked).shared(), "an address' own entries and a name's are no two names");
+        let but_this_port = Opinion::of(Answer::new(true, 1), Some(&rule(0, PORT)), PORT);
+        assert!(
+            but_this_port.blocked() && !but_this_port.of_all_names().shared(),
+            "one name, of which a port is blocked"
+        );
+        assert!(wanted.and(but_this_port).of_all_names().shared());
     }
 }

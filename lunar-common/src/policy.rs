@@ -102,6 +102,11 @@ impl PortRule {
         holds(&self.extra, port)
     }
 
+    /// Whether an entry blocks some port alone.
+    pub fn blocks_any(&self) -> bool {
+        self.blocked != [0; PORTS_PER_RULE]
+    }
+
     /// Whether an entry blocks `port` alone.
     #[inline(always)]
     pub fn blocks(&self, port: u16) -> bool {

@@ -233,7 +233,10 @@ pub fn decide(facts: &impl Facts) -> Verdict {
     if by_entry {
         opinion = facts.policy();
         if !opinion.adds_port() {
-            return Verdict::direct(Reason::NotIntercepted);
+            return Verdict {
+                opinion: opinion.adds_no_port_yet(),
+                ..Verdict::direct(Reason::NotIntercepted)
+            };
         }
     }
     if facts.exempt() {
@@ -246,6 +249,7 @@ pub fn decide(facts: &impl Facts) -> Verdict {
         opinion = facts.policy();
     }
     let verdict = if !opinion.wanted() {
+        opinion = opinion.unwanted_yet();
         Verdict::direct(Reason::Policy)
     } else if facts.dry_run() {
         Verdict::direct(Reason::DryRun)

@@ -190,7 +190,7 @@ pub extern "C" fn count_verdict(
     let Some(settings) = maps::settings() else { return 0 };
     let opinion = Opinion(opinion);
     count::policy(target, opinion, settings.allow_entries);
-    if reason == Reason::Policy as u32 && !opinion.blocked() && settings.flags & flag::NAMES_WANTED != 0 {
+    if opinion.is_not_yet() && settings.flags & flag::NAMES_WANTED != 0 {
         count::unknown(cgroup, Address::from_halves([high, low]), maps::now());
     }
     0

@@ -67,7 +67,7 @@ pub fn connect<H: SockAddr>(hook: &H) {
 
 /// Whether a target within this one has decided already. The outermost target wipes the mark.
 #[inline(always)]
-fn decided_inside(attachment: Attachment, held: Option<&mut Connection>) -> bool {
+pub fn decided_inside(attachment: Attachment, held: Option<&mut Connection>) -> bool {
     if attachment.nesting & nesting::HAS_INNER == 0 {
         return false;
     }
@@ -81,7 +81,7 @@ fn decided_inside(attachment: Attachment, held: Option<&mut Connection>) -> bool
 
 /// Tells the targets around this one that it has decided.
 #[inline(always)]
-fn leave_mark(attachment: Attachment, sk: *mut bpf_sock) {
+pub fn leave_mark(attachment: Attachment, sk: *mut bpf_sock) {
     if attachment.nesting & nesting::HAS_OUTER != 0
         && let Some(connection) = maps::connection_or_new(sk)
     {

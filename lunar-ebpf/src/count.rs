@@ -63,7 +63,8 @@ pub fn unknown(cgroup: u64, address: Address, now: KtimeNs) {
     let (tag, place) = Missed::tag(cgroup, address);
     if let Some(missed) = maps::MISSED.get_ptr_mut(place) {
         let noted = crate::atomic::load(missed).noted(tag, now);
-        // SAFETY: a live map value. Two that write at a time lose one of their connects, or the place to the other.
+        // SAFETY: a live map value. Of two that write at a time one may lose a connect, or the place; at worst the place says
+        // that so many connects were the other's, and the count of misses is off by those.
         unsafe { *missed = noted };
     }
 }

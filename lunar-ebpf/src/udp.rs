@@ -9,6 +9,7 @@ use lunar_common::{
 };
 
 use crate::{
+    connect,
     context::{self, SockAddr},
     count,
     facts::ConnectFacts,
@@ -37,7 +38,15 @@ pub fn to<H: SockAddr>(hook: &H) -> bool {
         }
         return true;
     }
-    if settings.flags & flag::REFUSE_QUIC == 0 || context::refused_already() {
+    if settings.flags & flag::REFUSE_QUIC == 0 {
+        return true;
+    }
+    let sk = hook.sk();
+    if connect::decided_inside(attachment, maps::connection(sk)) {
+        return true;
+    }
+    connect::leave_mark(attachment, sk);
+    if context::refused_already() {
         return true;
     }
     // Only where a TCP connect to the same place would be redirected.

@@ -68,7 +68,9 @@ impl PolicyMaps {
         };
         for named in &tables.names {
             let Some(id) = all.ids.get(&named.pattern) else { continue };
-            let answer = NameAnswer { answer: named.answer.0, known: 0 };
+            let rule = tables.rules.get(usize::from(named.answer.rule()));
+            let blocks = named.answer.blocked() || rule.is_some_and(PortRule::blocks_any);
+            let answer = NameAnswer { answer: named.answer.0, known: 0, blocks: blocks.into() };
             all.name_answers.set(id, Value(answer), 0).map_err(map_error(maps::NAME_ANSWERS))?;
             let (bits, key) = named.pattern.key();
             all.names.insert(&Key::new(bits, key), id, 0).map_err(map_error(maps::NAMES))?;
@@ -94,12 +96,20 @@ impl PolicyMaps {
         self.name_answer(id).is_some_and(|answer| answer.answer != 0)
     }
 
+    /// Whether a pattern keeps something direct.
+    pub fn blocks(&self, id: u32) -> bool {
+        self.name_answer(id).is_some_and(|answer| answer.blocks != 0)
+    }
+
     /// Says whether the agent knows the addresses of the names that a pattern means.
     ///
     /// # Errors
     /// If the map cannot be written.
     pub fn set_known(&mut self, id: u32, known: bool) -> Result<(), KernelError> {
         let Some(answer) = self.name_answer(id) else { return Ok(()) };
+        if (answer.known != 0) == known {
+            return Ok(());
+        }
         let answer = NameAnswer { known: known.into(), ..answer };
         self.name_answers.set(id, Value(answer), 0).map_err(map_error(maps::NAME_ANSWERS))
     }

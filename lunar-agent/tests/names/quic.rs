@@ -31,9 +31,13 @@ struct Quic {
 impl Quic {
     /// With this in `[policy]`, and what the target has been told about both names.
     fn new(name: &str, policy: &str) -> Self {
-        let scene = Scene::new(name);
+        Self::with(Scene::new(name), policy, &[])
+    }
+
+    /// The same with more targets.
+    fn with(scene: Scene, policy: &str, targets: &[(&str, &Cgroup)]) -> Self {
         let _server = servers::odd(&scene.world);
-        let agent = scene.agent(policy, &[]);
+        let agent = scene.agent(policy, targets);
         let mut asker = Asker::new(&scene, &scene.world.app);
         for name in ["1.simple.example", "2.simple.other"] {
             for kind in ["A", "AAAA"] {
@@ -93,6 +97,27 @@ fn quic_to_a_wanted_address_is_refused_at_once_and_nothing_else_is() {
     // The target of an inner cgroup is the one around it.
     let inner = world.lab.cgroup("app/inner").unwrap();
     quic.refused(&inner, WANTED, 443);
+}
+
+/// The innermost target decides, once: what it lets go is not refused by the one around it, which knows other names.
+#[test]
+fn quic_of_a_target_within_a_target_is_refused_by_its_own_names() {
+    let scene = Scene::new("nested");
+    let inner = scene.world.lab.cgroup("app/inner").unwrap();
+    let quic = Quic::with(scene, REFUSE, &[("inner", &inner)]);
+    let of_inner = || target(&quic.scene.world.status(), "inner")["quic_refused"].as_u64().unwrap();
+    quic.refused(&quic.scene.world.app, WANTED, 443);
+    quic.goes_through(&inner, WANTED, 443);
+    assert_eq!(of_inner(), 0);
+    let mut asker = Asker::new(&quic.scene, &inner);
+    for kind in ["A", "AAAA"] {
+        asker.ask(Question { server: SERVER, id: 1, name: "1.simple.example", kind: &[kind] });
+    }
+    let before = quic.count();
+    assert_eq!(quic.outcomes(&inner, WANTED, 443), vec![counts([("ECONNREFUSED", EACH)]); 9]);
+    assert_eq!((of_inner(), quic.count()), (9 * EACH, before), "counted once, for the innermost");
+    // A socket that the one around it may decide about again.
+    quic.refused(&quic.scene.world.app, WANTED, 443);
 }
 
 #[test]

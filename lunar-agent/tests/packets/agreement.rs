@@ -2,7 +2,10 @@
 
 use std::time::Instant;
 
-use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::{
+    op::{Message, ResponseCode},
+    rr::RecordType,
+};
 use lunar_common::dns::records::{Found as Step, Records, STEPS};
 
 use crate::{
@@ -35,6 +38,7 @@ fn as_hickory_reads(bytes: &[u8]) -> Answer {
     Answer {
         name,
         found: message.metadata.response_code == ResponseCode::NoError,
+        of_addresses: matches!(question.query_type(), RecordType::A | RecordType::AAAA | RecordType::ANY),
         truncated: message.metadata.truncation,
         count: message.answers.len() as u16,
         addresses: message.answers.iter().filter_map(found).collect(),

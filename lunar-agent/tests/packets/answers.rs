@@ -7,12 +7,12 @@ use hickory_proto::{
     op::Message,
     rr::{Name, RecordType},
 };
-use lunar_common::names::{Place, expiry};
 
 use crate::{
     frames::Route,
-    harness::{Counted, GRACE, MIN_TTL, Taken, Trial},
+    harness::{Counted, Taken, Trial},
     messages::{self, address, alias, name},
+    model::place_at,
     scene::{ID, Scene},
 };
 
@@ -191,7 +191,7 @@ fn an_address_is_known_for_its_ttl_or_the_least_and_the_grace() {
         let (before, after) = scene.gets(&reply);
         let taken = assert_learned(&mut scene, STRIPE, &["203.0.113.9"], &ttl.to_string());
         let [place] = taken.places("203.0.113.9")[..] else { panic!("{ttl}") };
-        let place_at = |now| Place::new(place.pattern(), expiry(now, seconds, MIN_TTL, GRACE)).0;
+        let place_at = |now| place_at(place.pattern(), now, seconds).0;
         assert!((place_at(before)..=place_at(after)).contains(&place.0), "{ttl}");
     }
     // The longer time stays, whichever comes first.
@@ -207,7 +207,7 @@ fn an_address_is_known_for_its_ttl_or_the_least_and_the_grace() {
             }
         }
         let place = scene.kernel.take().places("203.0.113.9")[0];
-        let place_at = |now| Place::new(place.pattern(), expiry(now, 3_600, MIN_TTL, GRACE)).0;
+        let place_at = |now| place_at(place.pattern(), now, 3_600).0;
         let (before, after) = when.unwrap();
         assert!((place_at(before)..=place_at(after)).contains(&place.0), "{ttls:?}");
     }
@@ -259,5 +259,21 @@ fn the_answer_of_the_server_that_got_the_question_counts_too() {
         reply.add_answer(address(&stripe, 60, Ipv4Addr::new(203, 0, 113, 9).into()));
         scene.kernel.receive(&Route::to(server).back(&reply.to_vec().unwrap()));
         assert_eq!(scene.kernel.take().learned.len(), usize::from(learns), "{server}");
+        // It waited for one answer, from whichever of the two.
+        let waits = scene.kernel.trial().resolver.asked.iter().filter(|asked| asked.tag != 0).count();
+        assert_eq!(waits, if learns { 0 } else { 2 }, "{server}");
     }
+}
+
+#[test]
+fn a_socket_whose_questions_go_elsewhere_forgets_none() {
+    let asked: std::net::SocketAddr = "10.96.0.10:53".parse().unwrap();
+    let mut scene = Scene::new(Route::v4());
+    scene.kernel.set_trial(&Trial::of(asked));
+    let stripe = name(STRIPE);
+    for _ in 0..1_000 {
+        scene.resolves(&stripe, &["203.0.113.9"]);
+    }
+    let counted = scene.kernel.take().counted;
+    assert_eq!(counted, Counted { answers: 1_000, ..Counted::default() });
 }

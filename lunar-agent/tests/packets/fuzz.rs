@@ -89,7 +89,9 @@ struct Tally {
 impl Tally {
     fn count(&mut self, kind: Kind, reading: &Reading, policy: &Policy) {
         let answer = if let Reading::Answer(answer) = reading { Some(answer) } else { None };
-        let learned = |a: &&Answer| a.found && !a.addresses.is_empty() && policy.of_name(&a.name).is_some();
+        let learned = |a: &&Answer| {
+            a.found && a.of_addresses && !a.addresses.is_empty() && policy.of_name(&a.name).is_some()
+        };
         match kind {
             Kind::Damaged => {
                 self.damaged += 1;

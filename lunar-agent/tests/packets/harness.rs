@@ -172,7 +172,8 @@ impl Kernel {
             let (bits, key) = named.pattern.key();
             let id = policy.ids.get(&named.pattern).unwrap();
             trie.insert(&Key::new(bits, key), id, 0).unwrap();
-            all.name_answers.set(id, Value(NameAnswer { answer: named.answer.0, known: 0 }), 0).unwrap();
+            let answer = NameAnswer { answer: named.answer.0, known: 0, blocks: policy.blocks(named).into() };
+            all.name_answers.set(id, Value(answer), 0).unwrap();
         }
         all
     }

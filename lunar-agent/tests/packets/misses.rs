@@ -1,4 +1,4 @@
-//! Answers of which not everything could be used: what is lost for wanted names is counted, once for each answer.
+//! Answers of which not everything could be used: what is lost for names of the policy is counted, once for each answer.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -12,16 +12,17 @@ use crate::{
     frames::Route,
     harness::{Counted, Taken, now},
     messages::{self, address, name},
+    policy::Policy,
     scene::{ID, Scene},
 };
 
 const ANSWER: Counted = Counted { answers: 1, misses: 0, unasked: 0, malformed: 0, forgotten: 0 };
 const MISS: Counted = Counted { misses: 1, ..ANSWER };
 
-/// Wanted, blocked, and not in the policy.
+/// Wanted, blocked (its addresses might be redirected for another name's sake), and not in the policy.
 const NAMES: [(&str, Option<&str>, Counted); 3] = [
     ("api.stripe.com", Some("api.stripe.com"), MISS),
-    ("tracker.example", Some("tracker.example"), ANSWER),
+    ("tracker.example", Some("tracker.example"), MISS),
     ("elsewhere.test", None, ANSWER),
 ];
 
@@ -149,17 +150,77 @@ fn a_fifth_pattern_of_an_address_is_a_miss() {
         scene.resolves(&name(text), &["203.0.113.9"]);
     }
     scene.resolves(&name("five.example"), &["203.0.113.9", "203.0.113.10"]);
-    // Neither a blocked fifth one nor another name of one of the four is a miss.
-    scene.resolves(&name("tracker.example"), &["203.0.113.9"]);
+    // Another name of one of the four is none.
     scene.resolves(&name("one.example"), &["203.0.113.9"]);
     let taken = scene.kernel.take();
-    let mut four: Vec<_> = names.iter().map(|text| scene.policy.id(text)).collect();
-    four.sort_unstable();
     let five = vec![scene.policy.id("five.example")];
     let expected: [(IpAddr, _); 2] =
-        [("203.0.113.9".parse().unwrap(), four), ("203.0.113.10".parse().unwrap(), five)];
+        [("203.0.113.9".parse().unwrap(), ids(&scene, &names)), ("203.0.113.10".parse().unwrap(), five)];
     assert_eq!(taken.addresses(), expected);
-    assert_eq!(taken.counted, Counted { answers: 7, misses: 1, ..Counted::default() });
+    assert_eq!(taken.counted, Counted { answers: 6, misses: 1, ..Counted::default() });
+}
+
+fn ids(scene: &Scene, names: &[&str]) -> Vec<u32> {
+    let mut ids: Vec<_> = names.iter().map(|text| scene.policy.id(text)).collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[test]
+fn a_blocked_name_takes_the_place_of_one_that_is_not() {
+    let mut scene = Scene::new(Route::v4());
+    let address: IpAddr = "203.0.113.9".parse().unwrap();
+    for text in ["one.example", "two.example", "three.example", "four.example", "tracker.example"] {
+        scene.resolves(&name(text), &["203.0.113.9"]);
+    }
+    let taken = scene.kernel.take();
+    let left = ids(&scene, &["two.example", "three.example", "four.example", "tracker.example"]);
+    assert_eq!(taken.addresses(), [(address, left)]);
+    assert_eq!(taken.named.len(), 4, "the name of the one that gave way went with it");
+    assert_eq!(taken.counted, Counted { answers: 5, ..Counted::default() });
+    // Where all four block there is nothing to win, and the fifth is a miss.
+    let mut blocking = Scene::with(
+        Route::v4(),
+        Policy::new(&["one.example"], &["a.example", "b.example", "c.example", "d.example", "e.example"]),
+    );
+    for text in ["one.example", "a.example", "b.example", "c.example", "d.example", "e.example"] {
+        blocking.resolves(&name(text), &["203.0.113.9"]);
+    }
+    let taken = blocking.kernel.take();
+    assert_eq!(
+        taken.addresses(),
+        [(address, ids(&blocking, &["a.example", "b.example", "c.example", "d.example"]))]
+    );
+    assert_eq!(taken.counted, Counted { answers: 6, misses: 1, ..Counted::default() });
+}
+
+#[test]
+fn what_asks_for_no_addresses_is_no_miss_and_teaches_none() {
+    let mut scene = Scene::new(Route::v4());
+    let stripe = name("api.stripe.com");
+    for kind in [RecordType::TXT, RecordType::HTTPS, RecordType::CNAME, RecordType::SRV] {
+        let mut reply = messages::reply(ID, &stripe, kind);
+        reply.add_answer(address(&stripe, 60, nth(1)));
+        reply.metadata.truncation = true;
+        scene.asks(&stripe, kind);
+        scene.gets(&reply);
+        scene.kernel.take().assert_nothing_but(ANSWER, &kind.to_string());
+    }
+    let mut reply = messages::reply(ID, &stripe, RecordType::ANY);
+    reply.add_answer(address(&stripe, 60, nth(1)));
+    scene.asks(&stripe, RecordType::ANY);
+    scene.gets(&reply);
+    assert_eq!(learned(&scene.kernel.take()), first(2)[1..]);
+}
+
+#[test]
+fn an_address_that_leads_nowhere_else_is_blocked_but_not_wanted() {
+    let mut scene = Scene::new(Route::v4());
+    for (text, kept) in [("api.stripe.com", 0), ("tracker.example", 1)] {
+        scene.resolves(&name(text), &["169.254.169.254"]);
+        let taken = scene.kernel.take();
+        assert_eq!((taken.learned.len(), taken.counted), (kept, ANSWER), "{text}");
+    }
 }
 
 #[test]

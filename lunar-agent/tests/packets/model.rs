@@ -3,13 +3,13 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use lunar_common::{
-    names::{NamedKey, PLACES, Place, expiry},
+    names::{NamedKey, PLACES, Place},
     net::Address,
     time::KtimeNs,
 };
 
 use crate::{
-    harness::{CGROUP, Counted, GRACE, MIN_TTL, Taken},
+    harness::{CGROUP, Counted, Taken},
     policy::Policy,
     reading::{Answer, Reading},
 };
@@ -20,6 +20,7 @@ pub type When = (KtimeNs, KtimeNs);
 /// A pattern that an address should be known by.
 struct Held {
     pattern: u32,
+    blocks: bool,
     /// Between which its expiry lies.
     expires: (Place, Place),
     /// The name that was learned first.
@@ -56,22 +57,28 @@ impl<'a> Model<'a> {
     /// Takes in an answer to a question that was asked.
     pub fn learn(&mut self, answer: &Answer, when: When) {
         self.counted.answers += 1;
-        let Some(matched) = self.policy.of_name(&answer.name).filter(|_| answer.found) else { return };
+        let learns = answer.found && answer.of_addresses;
+        let Some(matched) = self.policy.of_name(&answer.name).filter(|_| learns) else { return };
         let mut whole = answer.ended && !answer.truncated && answer.count <= 64;
-        for found in answer.addresses.iter().filter(|found| leads_somewhere(found.address.into())) {
-            let place = |now| Place::new(matched.pattern, expiry(now, found.ttl, MIN_TTL, GRACE));
+        let counts = |address: Address| !matched.wanted || leads_somewhere(address.into());
+        for found in answer.addresses.iter().filter(|found| counts(found.address)) {
+            let place = |now| place_at(matched.pattern, now, found.ttl);
             let expires = (place(when.0), place(when.1));
+            let new =
+                Held { pattern: matched.pattern, blocks: matched.blocks, expires, wire: answer.name.clone() };
             let held = self.known.entry(found.address).or_default();
             if let Some(own) = held.iter_mut().find(|held| held.pattern == matched.pattern) {
                 own.expires.0.0 = own.expires.0.0.max(expires.0.0);
                 own.expires.1.0 = own.expires.1.0.max(expires.1.0);
             } else if held.len() < PLACES {
-                held.push(Held { pattern: matched.pattern, expires, wire: answer.name.clone() });
+                held.push(new);
+            } else if let Some(gives_way) = held.iter_mut().find(|held| matched.blocks && !held.blocks) {
+                *gives_way = new;
             } else {
                 whole = false;
             }
         }
-        if !whole && matched.wanted {
+        if !whole {
             self.counted.misses += 1;
         }
     }
@@ -105,6 +112,17 @@ impl<'a> Model<'a> {
         assert_eq!(taken.named.len(), named, "{context}");
         *self = Self::new(self.policy);
     }
+}
+
+/// Seconds for which an address counts at the least, and after that, in the harness.
+const LEAST: u64 = 30;
+const AFTER: u64 = 600;
+
+/// A pattern's place, for an address that was answered at that time with this TTL in seconds.
+pub fn place_at(pattern: u32, at: KtimeNs, ttl: u32) -> Place {
+    let seconds = u64::from(ttl).clamp(LEAST, 86_400) + AFTER;
+    // About a millisecond is the unit.
+    Place((at.0 + seconds * 1_000_000_000) >> 20 << 24 | u64::from(pattern))
 }
 
 /// Whether a gateway could reach what an application means by an address; in the standard library's words.

@@ -4,7 +4,7 @@ use lunar_agent::policy::{
     Pattern, PolicyEntry,
     compile::{Rules, Tables, compile},
     ids::Ids,
-    names::find,
+    names::{NamedAnswer, find},
 };
 
 /// A policy, compiled.
@@ -19,6 +19,8 @@ pub struct Match {
     /// Id of the pattern.
     pub pattern: u32,
     pub wanted: bool,
+    /// It keeps all of the name direct, or a port of it.
+    pub blocks: bool,
 }
 
 impl Policy {
@@ -55,6 +57,12 @@ impl Policy {
         self.ids.get(&pattern.parse::<Pattern>().unwrap()).unwrap()
     }
 
+    /// Whether an answer keeps something direct.
+    pub fn blocks(&self, named: &NamedAnswer) -> bool {
+        let ports = self.tables.rules[usize::from(named.answer.rule())].blocked;
+        named.answer.blocked() || ports.iter().any(|port| *port != 0)
+    }
+
     /// What it makes of a name on the wire.
     pub fn of_name(&self, wire: &[u8]) -> Option<Match> {
         let mut labels = Vec::new();
@@ -68,6 +76,7 @@ impl Policy {
             rest = after;
         }
         let named = find(&self.tables.names, &labels.join("."))?;
-        Some(Match { pattern: self.ids.get(&named.pattern).unwrap(), wanted: named.answer.wanted() })
+        let pattern = self.ids.get(&named.pattern).unwrap();
+        Some(Match { pattern, wanted: named.answer.wanted(), blocks: self.blocks(named) })
     }
 }

@@ -21,7 +21,15 @@ pub struct Question {
     /// On the wire, in small letters.
     pub name: Vec<u8>,
     pub kind: u16,
+    pub class: u16,
     pub server: SocketAddr,
+}
+
+impl Question {
+    /// Whether it is one for addresses: of type A, AAAA or ANY.
+    pub fn asks_for_addresses(&self) -> bool {
+        self.class == IN && [1, 28, 255].contains(&self.kind)
+    }
 }
 
 /// An address in an answer.
@@ -41,6 +49,8 @@ pub struct Answer {
     pub name: Vec<u8>,
     /// The server found it.
     pub found: bool,
+    /// The question was one for addresses.
+    pub of_addresses: bool,
     pub truncated: bool,
     /// Records that it says it has.
     pub count: u16,
@@ -52,9 +62,9 @@ pub struct Answer {
 /// What a packet is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reading {
-    /// Nothing from a DNS server.
+    /// Nothing from a DNS server, or a message that has nothing to do with queries.
     Other,
-    /// From one, and no answer.
+    /// From one, and no proper answer.
     Malformed,
     /// An answer to something else.
     Unasked,
@@ -70,6 +80,9 @@ pub fn read(packet: &[u8], asked: Option<&Question>) -> Reading {
     let Some((server, message)) = datagram(packet, Way::In).filter(|(server, _)| server.port() == DNS) else {
         return Reading::Other;
     };
+    if message.len() >= HEADER && u16_at(message, 2).is_some_and(|flags| flags & 0x7800 != 0) {
+        return Reading::Other;
+    }
     let Some((question, end, name)) = question(message, server, 0x8000) else { return Reading::Malformed };
     if asked != Some(&question) {
         return Reading::Unasked;
@@ -80,6 +93,7 @@ pub fn read(packet: &[u8], asked: Option<&Question>) -> Reading {
     Reading::Answer(Answer {
         name: name.to_vec(),
         found: flags & 15 == 0,
+        of_addresses: question.asks_for_addresses(),
         truncated: flags & 0x200 != 0,
         count,
         addresses,
@@ -144,11 +158,8 @@ fn question(message: &[u8], server: SocketAddr, response: u16) -> Option<(Questi
     }
     let name = &message[HEADER..end];
     let (kind, class) = (u16_at(message, end)?, u16_at(message, end + 2)?);
-    if name.len() == 1 || class != IN {
-        return None;
-    }
     // Length bytes are below the letters.
-    Some((Question { id, name: name.to_ascii_lowercase(), kind, server }, end + 4, name))
+    Some((Question { id, name: name.to_ascii_lowercase(), kind, class, server }, end + 4, name))
 }
 
 /// The question that a message asks of a server.

@@ -28,7 +28,11 @@ pub const ID: u16 = 0x1234;
 
 impl Scene {
     pub fn new(route: Route) -> Self {
-        let policy = Policy::usual();
+        Self::with(route, Policy::usual())
+    }
+
+    /// The same with another policy.
+    pub fn with(route: Route, policy: Policy) -> Self {
         let kernel = Kernel::new(&policy);
         let mut scene = Self { policy, kernel, route };
         scene.anew(route);

@@ -11,7 +11,7 @@ pub mod sip;
 pub const HEADER: u32 = 12;
 /// The port that answers come from.
 pub const PORT: u16 = 53;
-/// `IN`, the only class there is.
+/// `IN`, the only class that has addresses.
 const CLASS_IN: u16 = 1;
 
 /// The bytes of a message, from its first.
@@ -61,6 +61,12 @@ impl Header {
     #[inline(always)]
     pub const fn replies(self) -> bool {
         self.flags & 0xf800 == 0x8000 && self.questions == 1
+    }
+
+    /// Whether the message is neither a query nor the answer to one, but a NOTIFY or an UPDATE, say.
+    #[inline(always)]
+    pub const fn is_of_another_kind(self) -> bool {
+        self.flags & 0x7800 != 0
     }
 
     /// Whether the answer was too long and is not whole (TC).

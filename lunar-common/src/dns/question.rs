@@ -10,6 +10,9 @@ pub const LABELS: u32 = 128;
 /// Steps of [`Tagger`]: the most words that a name can fill.
 pub const WORDS: u32 = 32;
 
+/// QTYPE for whatever there is (RFC 8482 says how little that may be).
+const ANY: u16 = 255;
+
 /// What a step of a walk found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Walk {
@@ -46,8 +49,6 @@ impl Labels {
         let so_far = self.at - HEADER;
         match length {
             _ if so_far > LONGEST_NAME => Walk::Bad,
-            // The root alone is nobody's name.
-            0 if so_far == 1 => Walk::Bad,
             0 => Walk::End,
             _ => Walk::On,
         }
@@ -96,16 +97,21 @@ impl Tagger {
         Walk::On
     }
 
-    /// Ends with the question's type and class; `None` if that is not an Internet one, or is not there.
+    /// Ends with the question's type and class; `None` if they are not there.
     #[inline(always)]
     pub fn end<M: Message + ?Sized>(self, message: &M) -> Option<Tag> {
         let kind: [u8; 4] = message.read(self.end)?;
-        if u16::from_be_bytes([kind[2], kind[3]]) != super::CLASS_IN {
-            return None;
-        }
         let hash = self.sip.end(u32::from_le_bytes(kind));
         Some(Tag(if hash == 0 { 1 } else { hash }))
     }
+}
+
+/// Whether the question whose name ends before `end` asks for addresses: of type A, AAAA or ANY, in the Internet.
+#[inline(always)]
+pub fn asks_for_addresses<M: Message + ?Sized>(message: &M, end: u32) -> bool {
+    let Some(kind) = message.read::<4>(end) else { return false };
+    let (kind, class) = (u16::from_be_bytes([kind[0], kind[1]]), u16::from_be_bytes([kind[2], kind[3]]));
+    class == super::CLASS_IN && matches!(kind, super::records::A | super::records::AAAA | ANY)
 }
 
 /// Turns the capital letters among eight bytes into small ones. Length bytes are all below them.

@@ -9,8 +9,8 @@ pub const MOST: u32 = 64;
 /// Steps of [`Records`], each a label or a record: what an answer of so many records with names of some length needs.
 pub const STEPS: u32 = 512;
 
-const A: u16 = 1;
-const AAAA: u16 = 28;
+pub(super) const A: u16 = 1;
+pub(super) const AAAA: u16 = 28;
 
 /// What a step found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

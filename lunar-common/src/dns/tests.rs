@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use super::{
-    question::{Tag, tag},
+    question::{Tag, asks_for_addresses, tag},
     records::addresses,
     *,
 };
@@ -38,7 +38,8 @@ fn a_header_says_what_the_message_is() {
     assert!(header(0x8180, 1).replies() && !header(0x8180, 1).asks());
     assert!(!header(0x8180, 0).replies() && !header(0x8180, 2).replies());
     assert!(!header(0x0100, 0).asks() && !header(0x2800, 1).asks(), "an UPDATE is no question");
-    assert!(!header(0xa800, 1).replies());
+    assert!(!header(0xa800, 1).replies() && header(0xa800, 1).is_of_another_kind());
+    assert!(!header(0x8180, 1).is_of_another_kind() && !header(0x0100, 1).is_of_another_kind());
     assert!(header(0x8380, 1).truncated() && !header(0x8180, 1).truncated());
     assert!(header(0x8180, 1).found() && !header(0x8183, 1).found());
     assert_eq!(header(0x8180, 1).answers, 3);
@@ -73,14 +74,33 @@ fn names_that_may_not_be_asked_for_have_no_tag() {
     let one = server("192.0.2.53:53");
     let mut long: Vec<u8> = [63; 256].to_vec();
     long.push(0);
-    for name in [&b"\0"[..], b"\x40", b"\xc0\x0c", b"\x03ab", &long] {
+    for name in [&b"\x40"[..], b"\xc0\x0c", b"\x03ab", &long] {
         let message = [7_u16, 0, 1, 0, 0, 0].map(u16::to_be_bytes).concat();
         let message = [&message, name, &[0, 1, 0, 1]].concat();
         assert_eq!(tag_of(&message, &one), None, "{name:?}");
     }
-    let chaos =
-        [[7_u16, 0, 1, 0, 0, 0].map(u16::to_be_bytes).as_flattened(), b"\x01a\0\0\x01\0\x03"].concat();
-    assert_eq!(tag_of(&chaos, &one), None, "another class");
+}
+
+#[test]
+fn the_root_and_other_classes_are_asked_about_too_but_not_for_addresses() {
+    let one = server("192.0.2.53:53");
+    let of = |tail: &[u8]| [[7_u16, 0, 1, 0, 0, 0].map(u16::to_be_bytes).as_flattened(), tail].concat();
+    let asks = |message: &[u8], end| (tag_of(message, &one), asks_for_addresses(message, end));
+    let a = asks(&of(b"\x01a\0\0\x01\0\x01"), 15);
+    assert!(a.0.is_some() && a.1);
+    for (what, tail, end) in [
+        ("class", &b"\x01a\0\0\x01\0\x03"[..], 15),
+        ("type", b"\x01a\0\0\x10\0\x01", 15),
+        ("root's name servers", b"\0\0\x02\0\x01", 13),
+    ] {
+        let other = asks(&of(tail), end);
+        assert!(other.0.is_some() && other.0 != a.0 && !other.1, "{what}");
+    }
+    assert!(
+        asks(&of(b"\x01a\0\0\x1c\0\x01"), 15).1 && asks(&of(b"\x01a\0\0\xff\0\x01"), 15).1,
+        "AAAA and ANY"
+    );
+    assert!(!asks(&of(b"\x01a\0\0\x01"), 15).1, "cut off");
 }
 
 #[test]
@@ -120,9 +140,11 @@ proptest! {
         let name: Vec<u8> = labels.iter().flat_map(|l| [&[l.len() as u8], &l[..]].concat()).collect();
         let message = [&question(1, 0x8180, &name, 1)[..], &tail].concat();
         let asked = tag_of(&message, &server("192.0.2.53:53"));
-        let mut other = message.clone();
-        other.truncate(13);
-        prop_assert_eq!(tag_of(&other, &server("192.0.2.53:53")).filter(|_| asked.is_none()), None);
+        // What follows the question has no part in it.
+        let longer = [&message[..], b"more"].concat();
+        if asked.is_some() {
+            prop_assert_eq!(tag_of(&longer, &server("192.0.2.53:53")), asked);
+        }
         addresses(&message, 12, 40);
     }
 }

@@ -7,7 +7,7 @@ mod place;
 
 pub use asked::{Asked, QUESTIONS, Resolver, VALID_FOR};
 pub use missed::{Missed, PLACES as MISSED_PLACES};
-pub use place::{PLACES, Place, Put, put};
+pub use place::{PLACES, Place, Put, put, put_in_the_way};
 
 use crate::{
     net::Address,
@@ -66,7 +66,7 @@ pub struct NamedKey {
     pub pad: u32,
 }
 
-/// The name itself: the last by which the pattern was matched.
+/// The name itself: the first by which the pattern was matched since the address has been known by it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Named {
@@ -97,7 +97,9 @@ pub struct NameAnswer {
     /// Raw [`Answer`].
     pub answer: u32,
     /// Non-zero: the agent knows its addresses, so an answer that cannot be read is no miss.
-    pub known: u32,
+    pub known: u16,
+    /// Non-zero: it keeps something direct, whatever else is said of the same addresses.
+    pub blocks: u16,
 }
 
 impl NameAnswer {

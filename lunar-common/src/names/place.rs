@@ -73,6 +73,25 @@ pub fn put(places: &[u64; PLACES], pattern: u32, expires: KtimeNs, now: KtimeNs)
     own.or(free)
 }
 
+/// What to change where [`put`] finds no place for a pattern that blocks: one that does not has to give way, since whoever
+/// blocks an address has the last word. `None`: all of them block.
+#[inline(always)]
+pub fn put_in_the_way(
+    places: &[u64; PLACES],
+    pattern: u32,
+    expires: KtimeNs,
+    blocks: impl Fn(u32) -> bool,
+) -> Option<Put> {
+    let mut gives_way = None;
+    for (at, place) in places.iter().enumerate() {
+        let was = Place(*place);
+        if gives_way.is_none() && !blocks(was.pattern()) {
+            gives_way = Some(Put { at, was, place: Place::new(pattern, expires) });
+        }
+    }
+    gives_way
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -86,6 +105,18 @@ mod tests {
             prop_assert_eq!(place.pattern(), pattern);
             prop_assert!(place.expires().0 <= expires && expires - place.expires().0 < 1 << UNIT);
             prop_assert_eq!(place.holds(KtimeNs(now)), now < place.expires().0);
+        }
+
+        #[test]
+        fn whoever_blocks_finds_a_place_among_those_that_do_not(blocking: [bool; PLACES]) {
+            let (now, later) = (KtimeNs(1 << UNIT), KtimeNs(9 << UNIT));
+            let places = core::array::from_fn(|at| Place::new(at as u32, later).0);
+            prop_assert_eq!(put(&places, 7, later, now), None);
+            let found = put_in_the_way(&places, 7, later, |pattern| blocking[pattern as usize]);
+            prop_assert_eq!(found.map(|put| put.at), blocking.iter().position(|blocks| !blocks));
+            if let Some(put) = found {
+                prop_assert_eq!((put.was.0, put.place), (places[put.at], Place::new(7, later)));
+            }
         }
 
         /// Whatever is put one after the other is there afterwards, as long as not more than four patterns hold at once.

@@ -5,9 +5,11 @@ use lunar_common::{
     abi::Settings,
     dns::{
         Header,
+        question::asks_for_addresses,
         records::{Found, MOST, Records, STEPS},
     },
     names::expiry,
+    net::Address,
     time::KtimeNs,
 };
 
@@ -33,7 +35,11 @@ pub fn learn(ctx: &SkBuffContext) -> Option<()> {
         return None;
     }
     let message = &packet.message;
-    let read = Header::read(message).filter(|h| h.replies()).and_then(|h| {
+    let header = Header::read(message);
+    if header.is_some_and(|h| h.is_of_another_kind()) {
+        return None;
+    }
+    let read = header.filter(|h| h.replies()).and_then(|h| {
         let (tag, end) = question::tag(message, h.id, &packet.server)?;
         Some((h, tag, end))
     });
@@ -47,7 +53,7 @@ pub fn learn(ctx: &SkBuffContext) -> Option<()> {
         return None;
     }
     count::of_target!(target, dns_answers);
-    if !header.found() {
+    if !header.found() || !asks_for_addresses(message, end) {
         return None;
     }
     let pattern = learn::pattern(message, end)?;
@@ -57,9 +63,10 @@ pub fn learn(ctx: &SkBuffContext) -> Option<()> {
     let from = u64::from(from) << 32 | u64::from(message.length());
     let name = u64::from(target) << 32 | u64::from(pattern);
     let whole = learn_addresses(skb, from, records, attachment.cgroup, name) != 0;
-    // What was cut off may be known to the agent; what could not be kept is not.
+    // What was cut off may be known to the agent; what could not be kept is not. A name that is blocked is missed as one
+    // that is wanted is: its addresses may be redirected for another's sake.
     let cut = header.truncated() && answer.known == 0 || u32::from(header.answers) > MOST;
-    if (!whole || cut) && answer.get().wanted() {
+    if !whole || cut {
         count::of_target!(target, dns_misses);
     }
     Some(())
@@ -75,6 +82,13 @@ struct RecordWalk<'a> {
     now: KtimeNs,
 }
 
+/// 1 for an address (its words in two numbers) that means something else on every host, otherwise 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn leads_nowhere_else(high: u64, low: u64) -> u32 {
+    Address::from_halves([high, low]).is_nowhere_else().into()
+}
+
 /// Every address was kept.
 const KEPT: u32 = 1;
 /// The end of the answer was reached.
@@ -87,9 +101,12 @@ unsafe extern "C" fn next_record(_: u32, walk: *mut RecordWalk<'_>) -> i64 {
     let records = unsafe { &mut *walk.records };
     match records.step(&walk.message, walk.message.length()) {
         Found::Nothing => 0,
-        // A name that means this host is not the gateway's to reach.
-        Found::Address(address, _) if address.is_nowhere_else() => 0,
         Found::Address(address, ttl) => {
+            let [high, low] = address.halves();
+            // A name that means this host is not the gateway's to reach; but blocked is blocked.
+            if walk.wanted & leads_nowhere_else(high, low) != 0 {
+                return 0;
+            }
             let expires = expiry(walk.now, ttl, walk.settings.min_ttl, walk.settings.dns_grace);
             if !learn::keep(&walk.name, address, expires, walk.wanted != 0, walk.now) {
                 walk.whole &= !KEPT;
@@ -108,6 +125,7 @@ unsafe extern "C" fn next_record(_: u32, walk: *mut RecordWalk<'_>) -> i64 {
 /// where in the packet the message begins and its length; where in the message the records begin and how many there are;
 /// the target's slot + 1 and the pattern.
 #[unsafe(no_mangle)]
+#[inline(never)]
 pub extern "C" fn learn_addresses(
     skb: *mut __sk_buff,
     message: u64,

@@ -10,7 +10,10 @@ use lunar_common::{
         name::{END, KEY, Letter, Letters},
         question::LONGEST_NAME,
     },
-    names::{Learned, LearnedKey, MAX_LEARNED_PER_TARGET, Missed, Named, NamedKey, PLACES, Place, Put, put},
+    names::{
+        Learned, LearnedKey, MAX_LEARNED_PER_TARGET, Missed, Named, NamedKey, PLACES, Place, Put, put,
+        put_in_the_way,
+    },
     net::Address,
     time::KtimeNs,
 };
@@ -77,6 +80,7 @@ pub fn pattern(message: &Payload, end: u32) -> Option<u32> {
 
 /// That pattern + 1, or 0.
 #[unsafe(no_mangle)]
+#[inline(never)]
 pub extern "C" fn pattern_of_name(skb: *mut __sk_buff, at: u32, end: u32) -> u32 {
     let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
     // SAFETY: a live map value of this CPU, and answers come in softirqs.
@@ -93,7 +97,7 @@ pub extern "C" fn pattern_of_name(skb: *mut __sk_buff, at: u32, end: u32) -> u32
         return 0;
     }
     let start = END + 1 - length as usize;
-    // SAFETY: `length` is 1 to 255, so the key begins between 6 and 260, and has its 4 + 256 bytes in the space of 524; the
+    // SAFETY: `length` is 1 to 255, so the key begins between 6 and 260, and has its 4 + 256 bytes in the space of 520; the
     // length before it may be unaligned.
     unsafe {
         let space = (&raw mut (*scratch).space).cast::<u8>();
@@ -122,17 +126,15 @@ pub fn keep(name: &Name, address: Address, expires: KtimeNs, wanted: bool, now: 
     if kept == BUSY {
         kept = enter();
     }
+    if kept == NO_ROOM {
+        kept = make_way(name.cgroup, high, low, name.pattern, expires.0);
+    }
+    if kept > NEW {
+        forget_name(name.cgroup, high, low, kept - NEW - 1);
+        kept = NEW;
+    }
     if kept == NEW {
-        if let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) {
-            let key = NamedKey { cgroup: name.cgroup, address, pattern: name.pattern, pad: 0 };
-            // SAFETY: as in `pattern_of_name`.
-            let named: &Named = unsafe {
-                (*scratch).named.since = now;
-                &(*scratch).named
-            };
-            // Without it `policy show` has no name for the address, and nothing else is lost.
-            let _shown = maps::NAMED.insert(key, named, BPF_ANY.into());
-        }
+        keep_name(name.cgroup, high, low, name.pattern, now.0);
         if wanted {
             missed(name, address, now);
         }
@@ -140,11 +142,12 @@ pub fn keep(name: &Name, address: Address, expires: KtimeNs, wanted: bool, now: 
     matches!(kept, KNOWN | NEW)
 }
 
-/// Results of [`enter_address`]: there was no room; it was known; it was not; another CPU or the agent came in between.
+/// Results of [`enter_address`]: there was no room; another CPU or the agent came in between; it was known; it was not. Beyond
+/// that it was not, and took the place of another pattern, whose number is added, and one.
 const NO_ROOM: u32 = 0;
-const KNOWN: u32 = 1;
-const NEW: u32 = 2;
-const BUSY: u32 = 3;
+const BUSY: u32 = 1;
+const KNOWN: u32 = 2;
+const NEW: u32 = 3;
 
 /// Enters an address (its words in two numbers), known to a target with this cgroup's id by a pattern, until `expires`
 /// (nanoseconds). `name`: the target's slot + 1 in the upper half, the pattern in the lower.
@@ -153,7 +156,7 @@ pub extern "C" fn enter_address(cgroup: u64, high: u64, low: u64, name: u64, exp
     let key = LearnedKey { cgroup, address: Address::from_halves([high, low]) };
     let (target, pattern) = ((name >> 32) as u32, name as u32);
     if let Some(learned) = maps::LEARNED.get_ptr_mut(key) {
-        return extend(learned, pattern, KtimeNs(expires));
+        return extend(learned, |places, now| put(places, pattern, KtimeNs(expires), now));
     }
     let Some(counts) = maps::NAME_COUNTS.get_ptr_mut(target.wrapping_sub(1)) else { return NO_ROOM };
     // SAFETY: a live map value; only the field's address is taken.
@@ -173,22 +176,64 @@ pub extern "C" fn enter_address(cgroup: u64, high: u64, low: u64, name: u64, exp
     }
 }
 
+/// Keeps the name that was found last, for an address that is known by it since `now` (nanoseconds).
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn keep_name(cgroup: u64, high: u64, low: u64, pattern: u32, now: u64) -> u32 {
+    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return 0 };
+    let key = NamedKey { cgroup, address: Address::from_halves([high, low]), pattern, pad: 0 };
+    // SAFETY: as in `pattern_of_name`.
+    let named: &Named = unsafe {
+        (*scratch).named.since = KtimeNs(now);
+        &(*scratch).named
+    };
+    // Without it `policy show` has no name for the address, and a changed policy keeps it only while the pattern is the same.
+    maps::NAMED.insert(key, named, BPF_ANY.into()).is_ok().into()
+}
+
+/// Forgets the name by which an address was known under a pattern.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn forget_name(cgroup: u64, high: u64, low: u64, pattern: u32) -> u32 {
+    let key = NamedKey { cgroup, address: Address::from_halves([high, low]), pattern, pad: 0 };
+    maps::NAMED.remove(key).is_ok().into()
+}
+
 /// `-EEXIST`.
 const EEXIST: i32 = -17;
 
-/// Enters the pattern into an address that is known.
+/// The same of a pattern that blocks, where an address has no place left: one that does not block gives way.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn make_way(cgroup: u64, high: u64, low: u64, pattern: u32, expires: u64) -> u32 {
+    let blocks = |pattern| maps::NAME_ANSWERS.get(pattern).is_some_and(|answer| answer.blocks != 0);
+    let key = LearnedKey { cgroup, address: Address::from_halves([high, low]) };
+    if !blocks(pattern) {
+        return NO_ROOM;
+    }
+    let Some(learned) = maps::LEARNED.get_ptr_mut(key) else { return NO_ROOM };
+    extend(learned, |places, _| put_in_the_way(places, pattern, KtimeNs(expires), blocks))
+}
+
+/// Enters a pattern into an address that is known, if there is a place for it.
 #[inline(always)]
-fn extend(learned: *mut Learned, pattern: u32, expires: KtimeNs) -> u32 {
+fn extend(learned: *mut Learned, place_for: impl Fn(&[u64; PLACES], KtimeNs) -> Option<Put>) -> u32 {
     let now = maps::now();
     // SAFETY: a live map value; read word by word.
     let places: [u64; PLACES] = core::array::from_fn(|i| load(unsafe { &raw const (*learned).places[i] }));
-    let Some(Put { at, was, place }) = put(&places, pattern, expires, now) else { return NO_ROOM };
+    let Some(Put { at, was, place }) = place_for(&places, now) else { return NO_ROOM };
     // SAFETY: as above; the mask keeps the place within the array.
     let word = unsafe { &raw mut (*learned).places[at & (PLACES - 1)] };
     if was != place && !atomic::swap(word, was.0, place.0) {
         return BUSY;
     }
-    if was.pattern() == pattern && was.holds(now) { KNOWN } else { NEW }
+    if was.0 != 0 && was.pattern() != place.pattern() {
+        NEW + 1 + was.pattern()
+    } else if was.0 != 0 && was.holds(now) {
+        KNOWN
+    } else {
+        NEW
+    }
 }
 
 /// Counts the connects of a target that were made lately to an address that turns out to be wanted.

@@ -6,7 +6,7 @@ use lunar_common::{
         self, Header,
         question::{LABELS, Labels, Tag, Tagger, WORDS, Walk},
     },
-    names::{Asked, Resolver},
+    names::{Asked, QUESTIONS, Resolver},
     net::{Address, Destination, NetworkOrder},
     time::KtimeNs,
 };
@@ -42,58 +42,106 @@ pub fn remember(ctx: &SkBuffContext) -> Option<()> {
     }
     let now = maps::now();
     let (asked, _) = tag(&packet.message, header.id, &server)?;
-    enter(resolver, asked, now);
     // Others may have sent it elsewhere than the application meant (a service's address turned into one of its servers'):
     // it is that server's answer that comes. Where a port was rewritten too, it is turned back before the answer is seen.
-    if packet.server.port.to_host() == dns::PORT && packet.server != server {
-        let (asked, _) = tag(&packet.message, header.id, &packet.server)?;
-        enter(resolver, asked, now);
+    let twin = if packet.server.port.to_host() == dns::PORT && packet.server != server {
+        tag(&packet.message, header.id, &packet.server).map_or(NONE, |(twin, _)| twin)
+    } else {
+        NONE
+    };
+    enter(resolver, asked, twin, now);
+    if twin != NONE {
+        enter(resolver, twin, asked, now);
     }
     Some(())
 }
 
+/// No question.
+const NONE: Tag = Tag(0);
+
+/// Looks for the best place that a question may be in.
+struct PlaceWalk {
+    resolver: *const Resolver,
+    tag: Tag,
+    now: KtimeNs,
+    rank: u64,
+    best: u32,
+}
+
+unsafe extern "C" fn next_place(nth: u32, walk: *mut PlaceWalk) -> i64 {
+    // SAFETY: `repeat` passes what it was given.
+    let walk = unsafe { &mut *walk };
+    let place = Asked::place(walk.tag, nth as usize);
+    // SAFETY: the place is within the array of the live storage; each word is read as one.
+    let asked = unsafe {
+        let asked = &raw const (*walk.resolver).asked[place];
+        Asked { tag: load(&raw const (*asked).tag), twin: 0, at: load(&raw const (*asked).at) }
+    };
+    let rank = asked.rank(walk.tag, walk.now);
+    if rank < walk.rank {
+        walk.rank = rank;
+        walk.best = place as u32;
+    }
+    i64::from(rank == Asked::HERE)
+}
+
+/// The best place for a question, and its rank.
+#[inline(always)]
+fn place_for(resolver: *const Resolver, tag: Tag, now: KtimeNs) -> (usize, u64) {
+    let mut walk = PlaceWalk { resolver, tag, now, rank: u64::MAX, best: 0 };
+    repeat(Asked::probes() as u32, next_place, &mut walk);
+    (core::hint::black_box(walk.best) as usize & (QUESTIONS - 1), walk.rank)
+}
+
 /// Puts a question where its answer will look for it.
 #[inline(always)]
-fn enter(resolver: *mut Resolver, tag: Tag, now: KtimeNs) {
-    for nth in 0..Asked::probes() {
-        if enter_at(resolver, Asked::place(tag, nth), tag, now, false) {
-            return;
-        }
-    }
-    // All are taken: the first has to give way.
-    enter_at(resolver, Asked::place(tag, 0), tag, now, true);
-    count::of_all!(dns_forgotten);
-}
-
-#[inline(always)]
-fn enter_at(resolver: *mut Resolver, place: usize, tag: Tag, now: KtimeNs, anyhow: bool) -> bool {
+fn enter(resolver: *mut Resolver, tag: Tag, twin: Tag, now: KtimeNs) {
+    let (place, rank) = place_for(resolver, tag, now);
     // SAFETY: the place is within the array of the live storage; only its fields' addresses are taken.
-    let (word, at) = unsafe {
+    let (word, with, at) = unsafe {
         let asked = &raw mut (*resolver).asked[place];
-        (&raw mut (*asked).tag, &raw mut (*asked).at)
+        (&raw mut (*asked).tag, &raw mut (*asked).twin, &raw mut (*asked).at)
     };
     let was = load(word);
-    if was != tag.0 && !anyhow && !(Asked { tag: was, at: load(at) }).is_free(now) {
-        return false;
+    // SAFETY: as above, aligned; written first, since whoever finds the tag believes them.
+    unsafe {
+        with.write_volatile(twin.0);
+        at.write_volatile(now);
     }
-    // SAFETY: as above, aligned; written first, since whoever finds the tag believes the time.
-    unsafe { at.write_volatile(now) };
-    was == tag.0 || atomic::swap(word, was, tag.0)
+    let entered = was == tag.0 || atomic::swap(word, was, tag.0);
+    // One that waited had to give way, or another thread's question took the place in this moment.
+    if rank > Asked::FREE || !entered {
+        count::of_all!(dns_forgotten);
+    }
 }
 
-/// Whether the socket waits for the answer to this question; if so, it waits no longer.
+/// Whether the socket waits for the answer to this question; if so, it waits no longer, from whichever server.
 #[inline(always)]
 pub fn take(resolver: *mut Resolver, tag: Tag, now: KtimeNs) -> bool {
-    for nth in 0..Asked::probes() {
-        // SAFETY: as in `enter_at`.
-        let asked = unsafe { &raw mut (*resolver).asked[Asked::place(tag, nth)] };
-        // SAFETY: as in `enter_at`.
-        let (word, at) = unsafe { (&raw mut (*asked).tag, &raw const (*asked).at) };
-        if load(word) == tag.0 && !(Asked { tag: tag.0, at: load(at) }).is_free(now) {
-            return atomic::swap(word, tag.0, 0);
+    match take_one(resolver, tag, now) {
+        None => false,
+        Some(NONE) => true,
+        Some(twin) => {
+            take_one(resolver, twin, now);
+            true
         }
     }
-    false
+}
+
+/// Ends the waiting for one of them; its twin, if it was waited for.
+#[inline(always)]
+fn take_one(resolver: *mut Resolver, tag: Tag, now: KtimeNs) -> Option<Tag> {
+    let (place, rank) = place_for(resolver, tag, now);
+    if rank != Asked::HERE {
+        return None;
+    }
+    // SAFETY: as in `enter`.
+    let (word, twin, at) = unsafe {
+        let asked = &raw mut (*resolver).asked[place];
+        (&raw mut (*asked).tag, &raw const (*asked).twin, &raw const (*asked).at)
+    };
+    let (twin, waits) = (Tag(load(twin)), !(Asked { tag: tag.0, twin: 0, at: load(at) }).is_free(now));
+    (waits && atomic::swap(word, tag.0, 0)).then_some(twin)
 }
 
 /// Bytes of a question after its name: type and class.
