@@ -19,7 +19,7 @@ use super::{
     DaemonError,
     endpoints::{self, Lookups},
     gateways::Gateways,
-    names::SWEEP_EVERY,
+    names::{NameCare, SWEEP_EVERY},
     policy::ByHand,
     probes::Probes,
     reload::{Prepared, Reloads},
@@ -82,6 +82,7 @@ pub(super) struct Agent {
     pub(super) lookups: Lookups,
     pub(super) probes: Probes,
     pub(super) names: resolution::Resolution,
+    pub(super) care: NameCare,
     /// Entries of the policy that were added by hand.
     pub(super) by_hand: ByHand,
     pub(super) gateways: Gateways,
@@ -155,6 +156,7 @@ impl Agent {
             state: State::open(&pins)?,
             probes: Probes::new(&config),
             names: resolution::Resolution::new(MARK),
+            care: NameCare::default(),
             by_hand: ByHand::default(),
             config,
             reloads,
@@ -192,6 +194,7 @@ impl Agent {
         agent.watch_gateways();
         agent.state.recount_sockets()?;
         agent.state.forget_syns()?;
+        agent.names_will_change();
         agent.take_over(wanted)?;
         agent.open_endpoints(&given_away)?;
         agent.swapping = false;

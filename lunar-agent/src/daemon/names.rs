@@ -2,12 +2,13 @@
 //! anew, and what the agent itself finds out is added.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
 use lunar_common::{
-    names::{Learned, LearnedKey, NameCounts, Named, NamedKey, Place, Put, expiry, put},
+    names::{Learned, LearnedKey, NameCounts, Named, NamedKey, Place, Put, expiry, put, put_in_the_way},
     net::Address,
     time::{KtimeNs, SpanNs},
 };
@@ -20,7 +21,7 @@ use crate::{
         layout::{now, span},
         program::Program,
     },
-    policy::{Host, PolicyEntry, wire},
+    policy::{Host, Pattern, PolicyEntry, wire},
     resolution::{Answered, Resolved},
 };
 
@@ -28,6 +29,46 @@ use crate::{
 pub(super) const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// How long what has expired stays: a target that learns it again meanwhile need not enter it anew.
 const LINGER: SpanNs = SpanNs::from_ms(60_000);
+/// Names that `status` lists.
+const NAMED_IN_STATUS: usize = 5;
+
+/// What an agent remembers of names besides the maps.
+#[derive(Default)]
+pub(super) struct NameCare {
+    /// Addresses that the agent found out itself and that found no room, by name.
+    unstored: BTreeMap<String, usize>,
+}
+
+impl NameCare {
+    /// What a person should know.
+    pub(super) fn problems(&self) -> Option<String> {
+        if self.unstored.is_empty() {
+            return None;
+        }
+        let named: Vec<String> = self
+            .unstored
+            .iter()
+            .take(NAMED_IN_STATUS)
+            .map(|(name, count)| format!("{count} of {name}"))
+            .collect();
+        let more = self.unstored.len() - named.len();
+        let more = if more > 0 { format!(" and of {more} more names") } else { String::new() };
+        Some(format!(
+            "no room for addresses that the agent resolved ({}{more}): an address has four patterns at most, and all targets \
+             together 131,072 addresses; use fewer entries, or suffixes",
+            named.join(", ")
+        ))
+    }
+}
+
+/// What becomes of the numbers under which things were learned before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Old {
+    /// They stay beside the new ones: programs of either generation decide.
+    Stay,
+    /// They go: only the new programs are left.
+    Go,
+}
 
 impl Agent {
     /// Whether the policy has names.
@@ -35,59 +76,116 @@ impl Agent {
         self.generation.of_target().contains(&Program::Answers)
     }
 
+    /// Other names are about to be in effect: what is known is entered under their numbers too, so that no connect is
+    /// missed while the programs are swapped. Those that are attached still pass the new numbers by.
+    pub(super) fn names_will_change(&mut self) {
+        if let Err(e) = self.relearn(Old::Stay) {
+            tracing::error!(error = %e, "what was learned of names is not all in effect until the policy is");
+        }
+    }
+
     /// Other names are in effect: what was learned under those of before is entered under these.
     pub(super) fn names_changed(&mut self) {
-        let exact = exact_names(self.config.policy.allow.iter().chain(&self.config.policy.block));
-        self.names.follow(&exact, self.config.policy.min_ttl, Instant::now());
-        if let Err(e) = self.relearn().and_then(|()| self.mark_known(&exact)) {
+        let policy = &self.config.policy;
+        let exact = exact_names(policy.allow.iter().chain(&policy.block));
+        self.care.unstored.retain(|name, _| exact.contains(name));
+        self.names.follow(&exact, policy.min_ttl, Instant::now());
+        if let Err(e) = self.relearn(Old::Go).and_then(|()| self.mark_known()) {
             tracing::error!(error = %e, "what was learned of names is not all in effect");
         }
     }
 
-    /// Enters each address that is known under the pattern that its name matches now.
-    fn relearn(&mut self) -> Result<(), KernelError> {
+    /// Enters each address that is known under the pattern that its name matches in the newest generation.
+    fn relearn(&mut self, old: Old) -> Result<(), KernelError> {
         let now = now();
+        // Of a start: a lease that has ended stays so until everything is in its place.
+        let alive = now.since(self.state.breaker.heartbeat()) < span(self.config.failsafe.lease);
         for (key, learned) in self.state.known.all()? {
-            self.beat_if_due();
-            let mut anew = Learned::default();
-            for place in learned.holding(now) {
-                let old = named_key(key, place.pattern());
-                let name = self.state.known.name(old);
-                // Without the name, which is lost only where its map was full, the pattern has to be the same still.
-                let pattern = match &name {
-                    Some(name) => self.generation.policy.of_name(&name.wire).map(|(id, _)| id),
-                    None => self.generation.policy.has(place.pattern()).then_some(place.pattern()),
-                };
-                if let Some(id) = pattern
-                    && let Some(put) = put(&anew.places, id, place.expires(), now)
-                {
-                    anew.places[put.at] = put.place.0;
-                }
-                if pattern != Some(place.pattern()) {
-                    self.state.known.forget_name(old)?;
-                    if let (Some(id), Some(name)) = (pattern, name) {
-                        self.state.known.put_name(named_key(key, id), name)?;
-                    }
-                }
+            if alive {
+                self.beat_if_due();
             }
-            if anew == Learned::default() {
-                // Emptied first: what a target learns again in this moment stays.
-                self.state.known.put(key, anew)?;
-                self.state.known.forget(key, now)?;
-            } else if !learned.holding(now).eq(anew.holding(now)) {
-                self.state.known.put(key, anew)?;
+            let places = learned.places.into_iter().map(Place).filter(|place| place.0 != 0);
+            let moves: Vec<Move> = places.filter_map(|place| self.moved(key, place)).collect();
+            // Read again: targets learn meanwhile.
+            if !moves.is_empty()
+                && let Some(learned) = self.state.known.get(key)?
+            {
+                self.carry_out(key, learned, moves, old, now)?;
             }
         }
         Ok(())
     }
 
-    /// Says of which names the agent knows the addresses.
-    fn mark_known(&mut self, names: &BTreeSet<String>) -> Result<(), KernelError> {
-        for name in names {
-            let answered = self.names.state(name).is_some_and(|state| !state.addresses.is_empty());
-            let of_name = wire::from_text(name).and_then(|wire| self.generation.policy.of_name(&wire));
-            if let Some((id, _)) = of_name.filter(|_| answered) {
-                self.generation.policy.set_known(id, true)?;
+    /// Where a place belongs in the newest generation, if it is another than where it is.
+    fn moved(&self, key: LearnedKey, place: Place) -> Option<Move> {
+        let policy = &self.generation.policy;
+        let name = self.state.known.name(named_key(key, place.pattern()));
+        // Without the name, which is lost only where its map was full, the pattern has to be the same still.
+        let to = match &name {
+            Some(name) => policy.of_name(&name.wire).map(|(id, _)| id),
+            None => policy.has(place.pattern()).then_some(place.pattern()),
+        };
+        (to != Some(place.pattern())).then_some(Move { place, to, name })
+    }
+
+    fn carry_out(
+        &mut self,
+        key: LearnedKey,
+        learned: Learned,
+        moves: Vec<Move>,
+        old: Old,
+        now: KtimeNs,
+    ) -> Result<(), KernelError> {
+        let mut anew = learned;
+        for Move { place, to, name } in moves {
+            if old == Old::Go {
+                for was in anew.places.iter_mut().filter(|was| Place(**was).pattern() == place.pattern()) {
+                    *was = 0;
+                }
+                self.state.known.forget_name(named_key(key, place.pattern()))?;
+            }
+            if let Some(id) = to.filter(|_| place.holds(now))
+                && let Some(put) = self.place_for(&anew, id, place.expires(), now)
+            {
+                anew.places[put.at] = put.place.0;
+                if let Some(name) = name {
+                    self.put_name(named_key(key, id), name);
+                }
+            }
+        }
+        if anew != learned {
+            self.state.known.put(key, anew)?;
+        }
+        if anew == Learned::default() { self.state.known.forget(key, now) } else { Ok(()) }
+    }
+
+    /// The place of an address that a pattern gets. Whoever blocks finds one where others do not.
+    fn place_for(&self, learned: &Learned, id: u32, expires: KtimeNs, now: KtimeNs) -> Option<Put> {
+        let blocks = |pattern| self.generation.policy.blocks(pattern);
+        put(&learned.places, id, expires, now)
+            .or_else(|| put_in_the_way(&learned.places, id, expires, blocks).filter(|_| blocks(id)))
+    }
+
+    /// The kernel does without as well: then `policy show` has no name for the address, and a changed policy keeps it only
+    /// while the pattern is the same.
+    fn put_name(&mut self, key: NamedKey, name: Named) {
+        if let Err(e) = self.state.known.put_name(key, name) {
+            tracing::debug!(error = %e, "the name of an address is not kept");
+        }
+    }
+
+    /// Says of which names the agent knows addresses that hold.
+    fn mark_known(&mut self) -> Result<(), KernelError> {
+        let now = now();
+        let all = self.state.known.all()?;
+        let of_agent = all.iter().filter(|(key, _)| key.cgroup == 0);
+        let known: HashSet<u32> =
+            of_agent.flat_map(|(_, learned)| learned.holding(now)).map(Place::pattern).collect();
+        let policy = Arc::clone(&self.config);
+        for pattern in exact_patterns(policy.policy.allow.iter().chain(&policy.policy.block)) {
+            self.beat_if_due();
+            if let Some(id) = self.generation.policy.ids.get(pattern) {
+                self.generation.policy.set_known(id, known.contains(&id))?;
             }
         }
         Ok(())
@@ -108,29 +206,64 @@ impl Agent {
         let Some((id, answer)) = self.generation.policy.of_name(&wire) else { return Ok(()) };
         let policy = &self.config.policy;
         let (min_ttl, grace, now) = (span(policy.min_ttl), span(policy.dns_grace), now());
-        let mut fresh = Vec::new();
-        for (ip, ttl) in resolved.addresses.iter().filter(|(ip, _)| !Address::from(*ip).is_nowhere_else()) {
+        let (mut fresh, mut stored, mut unstored) = (Vec::new(), 0, 0);
+        for (ip, ttl) in &resolved.addresses {
             let key = LearnedKey { cgroup: 0, address: Address::from(*ip) };
-            let mut learned = self.state.known.get(key)?.unwrap_or_default();
-            let seconds = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
-            let Some(Put { at, was, place }) =
-                put(&learned.places, id, expiry(now, seconds, min_ttl, grace), now)
-            else {
-                tracing::debug!(name = resolved.name, address = %ip, "serves too many patterns to keep another");
+            // A name that means this host is not the gateway's to reach; but blocked is blocked.
+            if answer.wanted() && key.address.is_nowhere_else() {
                 continue;
-            };
-            learned.places[at] = place.0;
-            self.state.known.put(key, learned)?;
-            if was.pattern() != id || !was.holds(now) {
-                self.state.known.put_name(named_key(key, id), named(&wire, now))?;
-                fresh.push(key.address);
+            }
+            let seconds = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
+            match self.enter_address(key, id, expiry(now, seconds, min_ttl, grace), &wire, now) {
+                Ok(Some(new)) => {
+                    stored += 1;
+                    fresh.extend(new.then_some(key.address));
+                }
+                Ok(None) => unstored += 1,
+                Err(e) => {
+                    tracing::warn!(name = resolved.name, address = %ip, error = %e, "not stored");
+                    unstored += 1;
+                }
             }
         }
-        self.generation.policy.set_known(id, true)?;
+        if unstored == 0 {
+            self.care.unstored.remove(&resolved.name);
+        } else if self.care.unstored.insert(resolved.name.clone(), unstored) != Some(unstored) {
+            tracing::warn!(name = resolved.name, unstored, "no room for all of its addresses");
+        }
+        if stored > 0 {
+            self.generation.policy.set_known(id, true)?;
+        }
         if answer.wanted() {
             self.count_missed(&fresh, now);
         }
         Ok(())
+    }
+
+    /// Enters one address for all targets, known by a pattern until `expires`; says whether it was not known by it before.
+    /// `None`: there was no place for another pattern.
+    fn enter_address(
+        &mut self,
+        key: LearnedKey,
+        id: u32,
+        expires: KtimeNs,
+        wire: &[u8],
+        now: KtimeNs,
+    ) -> Result<Option<bool>, KernelError> {
+        let mut learned = self.state.known.get(key)?.unwrap_or_default();
+        let Some(Put { at, was, place }) = self.place_for(&learned, id, expires, now) else {
+            return Ok(None);
+        };
+        learned.places[at] = place.0;
+        self.state.known.put(key, learned)?;
+        let new = was.pattern() != id || !was.holds(now);
+        if new {
+            if was.0 != 0 && was.pattern() != id {
+                self.state.known.forget_name(named_key(key, was.pattern()))?;
+            }
+            self.put_name(named_key(key, id), named(wire, now));
+        }
+        Ok(Some(new))
     }
 
     /// Connects that targets made lately to addresses that turn out to be wanted were misses.
@@ -176,17 +309,28 @@ impl Agent {
             let counts = self.state.known.counts(target.slot);
             self.state.known.set_counts(target.slot, NameCounts { known, ..counts });
         }
-        Ok(())
+        self.mark_known()
     }
 }
 
-/// The names among entries that are no suffixes, for the agent to resolve.
-fn exact_names<'a>(entries: impl Iterator<Item = &'a PolicyEntry>) -> BTreeSet<String> {
-    let exact = |entry: &PolicyEntry| match &entry.host {
-        Host::Name(pattern) => pattern.name().map(str::to_owned),
+/// A place whose name another pattern matches now, or none.
+struct Move {
+    place: Place,
+    to: Option<u32>,
+    name: Option<Named>,
+}
+
+/// The patterns among entries that are no suffixes, for the agent to resolve.
+fn exact_patterns<'a>(entries: impl Iterator<Item = &'a PolicyEntry>) -> impl Iterator<Item = &'a Pattern> {
+    entries.filter_map(|entry| match &entry.host {
+        Host::Name(pattern) => pattern.name().map(|_| pattern),
         Host::Net(_) => None,
-    };
-    entries.filter_map(exact).collect()
+    })
+}
+
+/// Their names.
+fn exact_names<'a>(entries: impl Iterator<Item = &'a PolicyEntry>) -> BTreeSet<String> {
+    exact_patterns(entries).filter_map(Pattern::name).map(str::to_owned).collect()
 }
 
 /// The key of the name by which an address is known under a pattern.

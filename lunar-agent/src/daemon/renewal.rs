@@ -64,6 +64,7 @@ impl Agent {
         let slower = before_timeout.max(self.slower_before.0);
         self.slower_before = (slower, Instant::now() + slower);
         self.swapping = true;
+        self.names_will_change();
         let swapped = self.swap_in(&before);
         self.swapping = false;
         if let Err(e) = swapped {
@@ -71,6 +72,7 @@ impl Agent {
             self.exchange(&mut failed);
             self.generation = generation_before;
             self.swap_back(&failed, &entries);
+            self.names_changed();
             return Err(e.into());
         }
         self.write_unready();

@@ -40,6 +40,7 @@ impl Agent {
             .chain(missing)
             .chain(self.gateways.not_exempt())
             .chain(self.names.problems())
+            .chain(self.care.problems())
             .collect()
     }
 

@@ -5,6 +5,7 @@ mod answers;
 mod asker;
 mod exact;
 mod first_connect;
+mod later;
 mod programs;
 mod quic;
 mod scene;
