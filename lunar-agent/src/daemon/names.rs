@@ -90,7 +90,8 @@ impl Agent {
         let exact = exact_names(policy.allow.iter().chain(&policy.block));
         self.care.unstored.retain(|name, _| exact.contains(name));
         self.names.follow(&exact, policy.min_ttl, Instant::now());
-        if let Err(e) = self.relearn(Old::Go).and_then(|()| self.mark_known()) {
+        let relearned = self.relearn(Old::Go).and_then(|()| self.state.known.all());
+        if let Err(e) = relearned.and_then(|all| self.mark_known(&all)) {
             tracing::error!(error = %e, "what was learned of names is not all in effect");
         }
     }
@@ -174,10 +175,9 @@ impl Agent {
         }
     }
 
-    /// Says of which names the agent knows addresses that hold.
-    fn mark_known(&mut self) -> Result<(), KernelError> {
+    /// Says of which names the agent knows addresses that hold, given all that anybody knows.
+    fn mark_known(&mut self, all: &[(LearnedKey, Learned)]) -> Result<(), KernelError> {
         let now = now();
-        let all = self.state.known.all()?;
         let of_agent = all.iter().filter(|(key, _)| key.cgroup == 0);
         let known: HashSet<u32> =
             of_agent.flat_map(|(_, learned)| learned.holding(now)).map(Place::pattern).collect();
@@ -292,7 +292,8 @@ impl Agent {
         let now = now();
         let long_ago = KtimeNs(now.0.saturating_sub(LINGER.0));
         let mut known: HashMap<u64, u64> = HashMap::new();
-        for (key, learned) in self.state.known.all()? {
+        let all = self.state.known.all()?;
+        for (key, learned) in all.iter().copied() {
             self.beat_if_due();
             let expired = |place: &Place| place.0 != 0 && !place.holds(long_ago);
             for place in learned.places.into_iter().map(Place).filter(expired) {
@@ -309,7 +310,7 @@ impl Agent {
             let counts = self.state.known.counts(target.slot);
             self.state.known.set_counts(target.slot, NameCounts { known, ..counts });
         }
-        self.mark_known()
+        self.mark_known(&all)
     }
 }
 
