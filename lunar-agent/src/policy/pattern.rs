@@ -104,15 +104,6 @@ impl Pattern {
         (!self.below).then_some(&self.text)
     }
 
-    /// Whether it means `name`, which has to be in canonical form.
-    pub fn matches(&self, name: &str) -> bool {
-        if self.below {
-            name.strip_suffix(&*self.text).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
-        } else {
-            name == &*self.text
-        }
-    }
-
     /// The key of the kernel's LPM trie: how many bits count, and the bytes, of which the rest are zero.
     ///
     /// The name is written backwards, and ends in NUL, as every name that is looked up does; a suffix ends in a dot. So the
@@ -153,4 +144,4 @@ pub(super) fn suffixes(text: &str) -> impl Iterator<Item = &str> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

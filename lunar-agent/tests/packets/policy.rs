@@ -1,16 +1,19 @@
 //! The policy that the packets meet.
 
+use std::collections::HashMap;
+
 use lunar_agent::policy::{
     Pattern, PolicyEntry,
-    compile::{Rules, Tables, compile},
+    compile::{Rules, Tables, compile, names::NamedAnswer},
     ids::Ids,
-    names::{NamedAnswer, find},
 };
 
 /// A policy, compiled.
 pub struct Policy {
     pub tables: Tables,
     pub ids: Ids,
+    /// What it makes of each pattern's names, by the pattern's text.
+    matches: HashMap<String, Match>,
 }
 
 /// What the policy makes of a name.
@@ -30,7 +33,13 @@ impl Policy {
         let rules = Rules { allow, block, ports: &[80, 443], tls_direct: false, internal: &[], gateway: &[] };
         let tables = compile(&rules).unwrap();
         let ids = Ids::default().next(tables.names.iter().map(|named| &named.pattern));
-        Self { tables, ids }
+        let found = |named: &NamedAnswer| {
+            let pattern = ids.get(&named.pattern).unwrap();
+            let (wanted, blocks) = (named.answer.wanted(), blocks(&tables, named));
+            (named.pattern.to_string(), Match { pattern, wanted, blocks })
+        };
+        let matches = tables.names.iter().map(found).collect();
+        Self { tables, ids, matches }
     }
 
     /// The one that most tests use: names alone, below a suffix, with a port, blocked, blocked below what is wanted, and wanted
@@ -59,8 +68,7 @@ impl Policy {
 
     /// Whether an answer keeps something direct.
     pub fn blocks(&self, named: &NamedAnswer) -> bool {
-        let ports = self.tables.rules[usize::from(named.answer.rule())].blocked;
-        named.answer.blocked() || ports.iter().any(|port| *port != 0)
+        blocks(&self.tables, named)
     }
 
     /// What it makes of a name on the wire.
@@ -75,8 +83,12 @@ impl Policy {
             labels.push(String::from_utf8_lossy(label).to_ascii_lowercase());
             rest = after;
         }
-        let named = find(&self.tables.names, &labels.join("."))?;
-        let pattern = self.ids.get(&named.pattern).unwrap();
-        Some(Match { pattern, wanted: named.answer.wanted(), blocks: self.blocks(named) })
+        let below = |depth: usize| self.matches.get(&format!("*.{}", labels[depth..].join(".")));
+        self.matches.get(&labels.join(".")).or_else(|| (1..labels.len()).find_map(below)).copied()
     }
+}
+
+fn blocks(tables: &Tables, named: &NamedAnswer) -> bool {
+    let ports = tables.rules[usize::from(named.answer.rule())].blocked;
+    named.answer.blocked() || ports.iter().any(|port| *port != 0)
 }

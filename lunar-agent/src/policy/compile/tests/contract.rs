@@ -1,6 +1,7 @@
 //! The contract, read entry by entry.
 
 use super::*;
+use crate::policy::pattern::tests::means;
 use std::cmp::Reverse;
 
 /// The internal addresses in the words of the standard library.
@@ -31,7 +32,7 @@ fn always_internal(ip: IpAddr) -> bool {
 fn specific(entry: &PolicyEntry, ip: IpAddr, names: &[&str]) -> Option<usize> {
     match &entry.host {
         Host::Net(net) => net.contains(&ip).then(|| net.prefix_len().into()),
-        Host::Name(pattern) => names.iter().any(|name| pattern.matches(name)).then(|| {
+        Host::Name(pattern) => names.iter().any(|name| means(pattern, name)).then(|| {
             let labels = pattern.to_string().split('.').count();
             // A name itself is more specific than any suffix.
             labels + if pattern.name().is_some() { 1_000 } else { 0 }

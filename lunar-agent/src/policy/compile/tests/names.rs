@@ -2,6 +2,7 @@
 
 use super::random::{PORTS, gateways, listed, mapped, most_ports, net};
 use super::*;
+use crate::policy::pattern::tests::means;
 use proptest::prelude::*;
 
 const R: Reason = Reason::Redirected;
@@ -182,7 +183,7 @@ proptest! {
             Err(CompileError::PortsOfName { pattern, .. }) => {
                 // A name that the pattern means and no more specific one does.
                 let name = pattern.to_string().replace('*', "z");
-                let meant = |host: &Host| matches!(host, Host::Name(p) if p.matches(&name));
+                let meant = |host: &Host| matches!(host, Host::Name(p) if means(p, &name));
                 prop_assert!(most_ports(&rules, meant, 0) > PORTS_PER_RULE);
                 return Ok(());
             }
@@ -197,7 +198,7 @@ proptest! {
         for name in &names {
             let found = find(&tables.names, name).map_or(Answer::UNWANTED, |named| named.answer);
             prop_assert_eq!(found.entry(), counted_of_name(&rules, name), "{}", name);
-            let linear = tables.names.iter().filter(|named| named.pattern.matches(name));
+            let linear = tables.names.iter().filter(|named| means(&named.pattern, name));
             let longest = linear.max_by_key(|named| named.pattern.key().0);
             prop_assert_eq!(longest.map_or(Answer::UNWANTED, |named| named.answer), found, "{}", name);
         }
