@@ -26,10 +26,13 @@ impl Table {
             let cells = self.rows.iter().map(|r| cell(r, column).chars().count());
             cells.max().unwrap_or(0).min(WIDEST)
         };
-        let is_number = |text: &String| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
-        let numeric = |column: usize| self.rows.iter().skip(1).all(|r| is_number(&cell(r, column)));
-        let shape: Vec<(usize, bool)> =
-            (0..columns).map(|c| (width(c), self.rows.len() > 1 && numeric(c))).collect();
+        let is_number = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+        let numeric = |column: usize| {
+            let cells: Vec<String> = self.rows.iter().skip(1).map(|r| cell(r, column)).collect();
+            // One that has no number says so with a dash.
+            cells.iter().all(|c| is_number(c) || c == "-") && cells.iter().any(|c| is_number(c))
+        };
+        let shape: Vec<(usize, bool)> = (0..columns).map(|c| (width(c), numeric(c))).collect();
         let mut out = String::new();
         for row in &self.rows {
             let cells: Vec<String> = shape
@@ -69,5 +72,13 @@ mod tests {
         table.row(["a", "7", ""]);
         table.row(["longer", "12345", "x y"]);
         assert_eq!(table.render(), "NAME    COUNT  NOTE\na           7\nlonger  12345  x y\n");
+    }
+
+    #[test]
+    fn what_has_no_number_leaves_the_others_where_they_are() {
+        let mut table = Table::new(["COUNT", "HEALTHY", "NOTE"]);
+        table.row(["7", "-", "-"]);
+        table.row(["-", "-", "x"]);
+        assert_eq!(table.render(), "COUNT  HEALTHY  NOTE\n    7  -        -\n    -  -        x\n");
     }
 }
