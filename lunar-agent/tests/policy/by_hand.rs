@@ -1,0 +1,66 @@
+//! The policy changed by hand, while connects come.
+
+use super::{NAMED, entry, look_up, show, with_policy};
+
+/// Each change is in effect when it is said to be, and takes no connect with it.
+#[test]
+fn entries_come_and_go_on_a_running_agent() {
+    let (scene, _running, _agent) = with_policy("by-hand", "allow = [\"*.example\"]");
+    let said = |args: &[&str]| scene.said(args);
+    let redirects = |count: u64, expected: &str| {
+        let before = scene.world.verdict(expected);
+        scene.connects(&scene.world.app, count);
+        assert_eq!(scene.world.verdict(expected) - before, count, "{expected}");
+    };
+    redirects(5, "policy");
+    assert_eq!(said(&["policy", "allow", "203.0.113.10"]), (0, "allowed 203.0.113.10\n".into()));
+    redirects(5, "redirected");
+    assert_eq!(said(&["policy", "block", "203.0.113.0/24:80"]).0, 0);
+    redirects(5, "policy");
+    assert_eq!(entry(&show(&scene), "203.0.113.0/24:80")["source"], "by hand");
+    // A reload keeps what was added.
+    assert_eq!(said(&["reload"]).0, 0);
+    redirects(5, "policy");
+    assert_eq!(said(&["policy", "remove", "203.0.113.0/24:80"]).0, 0);
+    redirects(5, "redirected");
+
+    let (code, reason) = said(&["policy", "remove", "nowhere.example"]);
+    assert!(code == 2 && reason.contains("in neither list"), "{reason}");
+    let (code, reason) = said(&["policy", "allow", "http://x"]);
+    assert!(code == 2 && reason.contains("\"http://x\" is a URL"), "{reason}");
+    let (code, reason) = said(&["policy", "allow", "new.example", "a..b"]);
+    assert!(code == 2 && reason.contains("\"a..b\""), "{reason}");
+    assert_eq!(show(&scene)["count"], 2, "all or nothing");
+    let (code, reason) = said(&["policy", "remove", "203.0.113.10", "*.example"]);
+    assert!(code == 2 && reason.contains("last entry of the allow list"), "{reason}");
+    redirects(5, "redirected");
+}
+
+/// What a target learned under one policy counts under the next, as far as that goes.
+#[test]
+fn what_was_learned_follows_the_policy() {
+    let (scene, _running, _agent) = with_policy("relearn", "allow = [\"*.example\"]");
+    look_up(&scene, NAMED);
+    assert_eq!(entry(&show(&scene), "*.example")["known"], 1);
+    let redirected = |count: u64| {
+        let before = scene.world.verdict("redirected");
+        scene.connects(&scene.world.app, 5);
+        assert_eq!(scene.world.verdict("redirected") - before, count);
+    };
+    redirected(5);
+    // A more specific pattern takes it over: first one that wants it too, then one that does not.
+    for (change, entry_, count) in
+        [("allow", "*.api.example", 5), ("block", "*.other.example", 5), ("block", "*.example:80", 0)]
+    {
+        assert_eq!(scene.said(&["policy", change, entry_]).0, 0);
+        redirected(count);
+    }
+    assert_eq!(scene.said(&["policy", "remove", "*.example:80"]).0, 0);
+    redirected(5);
+    let shown = show(&scene);
+    assert_eq!(entry(&shown, "*.example")["addresses"][0]["from"], "app", "{shown:#}");
+    // No longer wanted: not for a moment more.
+    assert_eq!(scene.said(&["policy", "allow", "else.example"]).0, 0);
+    assert_eq!(scene.said(&["policy", "remove", "*.example"]).0, 0);
+    redirected(0);
+}
