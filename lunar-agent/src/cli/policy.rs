@@ -25,20 +25,37 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
     /// Show every entry, the addresses known for it, where they come from, and its hits
+    ///
+    /// HITS are connects that an entry decided since the policy came into effect. Of long lists a part is shown, and how
+    /// much is left.
     Show(ShowArgs),
     /// Say what the policy makes of a host: exit code 0 for redirect, 1 for direct
+    ///
+    /// Only port and policy are asked; `explain` asks everything else, for one target. A name is looked up as this
+    /// machine looks names up. Exit code 0 where all its addresses would be redirected, 1 where one goes direct.
     Test(TestArgs),
-    /// Add to the allow list
+    /// Add to the allow list, which needs an entry already
+    ///
+    /// With an empty allow list every external address is wanted, and a first entry would make everything else unwanted:
+    /// that is refused, and is for policy.allow in the configuration and a reload. A reload that leaves policy.allow
+    /// empty keeps what was allowed by hand out of effect, and says so.
+    ///
+    /// What is added lasts until the agent restarts; a reload keeps it.
     Allow(ChangeArgs),
     /// Add to the block list
+    ///
+    /// Blocking wins over allowing. What is added lasts until the agent restarts; a reload keeps it.
     Block(ChangeArgs),
-    /// Take out of both lists
+    /// Take out of both lists, all but the last of the allow list
+    ///
+    /// With an empty allow list every external address would be wanted: that is refused, and is for policy.allow in the
+    /// configuration and a reload.
+    ///
+    /// A reload, or a restart of the agent, brings back what is configured.
     Remove(ChangeArgs),
 }
 
-/// Show the policy in effect
-///
-/// HITS are connects that an entry decided since the policy came into effect.
+/// What `policy show` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -56,10 +73,7 @@ pub struct ShowArgs {
     place: PlaceArgs,
 }
 
-/// Say what the policy makes of a host
-///
-/// Only port and policy are asked; `explain` asks everything else, for one target. A name is looked up as this machine
-/// looks names up. Exit code 0 where all its addresses would be redirected, 1 where one goes direct.
+/// What `policy test` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -76,10 +90,7 @@ pub struct TestArgs {
     place: PlaceArgs,
 }
 
-/// Change the policy of the running agent
-///
-/// Until it restarts: what is to last belongs into its configuration. A reload keeps what was added, and brings back what was
-/// removed and is configured.
+/// What a change of the running agent's policy takes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

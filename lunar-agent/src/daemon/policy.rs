@@ -1,6 +1,13 @@
-//! The policy of a running agent: shown, changed by hand, asked about a host.
+//! The policy of a running agent: shown, and changed by hand.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+mod by_hand;
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use lunar_common::{
     dns::question::LONGEST_NAME,
@@ -17,129 +24,14 @@ use crate::{
         policy::{Change, Entry, Known, List, Resolution, View, Wants},
     },
     kernel::layout::{duration, now},
-    policy::{Host, PolicyEntry, PolicyEntryError, wire},
+    policy::{Host, PolicyEntry, wire},
 };
+pub(super) use by_hand::ByHand;
+use by_hand::{Refusal, changed};
 
 /// Entries that are listed, and addresses in all; what is beyond is counted. An answer has four megabytes.
 const LISTED_ENTRIES: usize = 2_000;
 const LISTED_ADDRESSES: usize = 10_000;
-
-/// Entries that were added by hand, which a reload keeps.
-#[derive(Clone, Debug, Default)]
-pub(super) struct ByHand {
-    allow: Vec<PolicyEntry>,
-    block: Vec<PolicyEntry>,
-}
-
-/// Why the policy is not changed.
-#[derive(Debug, thiserror::Error)]
-enum Refusal {
-    #[error(transparent)]
-    Entry(#[from] PolicyEntryError),
-    #[error("{0} is in neither list; `lunar-agent policy show` lists what is")]
-    Unknown(PolicyEntry),
-    #[error("{0} is in the list already")]
-    Already(PolicyEntry),
-    #[error(
-        "{0} is the last entry of the allow list, and with an empty one every external address is wanted: allow another \
-         first, or block what is not to be redirected"
-    )]
-    LastAllowed(PolicyEntry),
-    #[error(
-        "the allow list is empty, so every external address is wanted; with {0} in it nothing else would be: put it into \
-         policy.allow and reload, if that is meant"
-    )]
-    FirstAllowed(PolicyEntry),
-    #[error("the policy is as before: {0}")]
-    Daemon(#[from] DaemonError),
-}
-
-impl Refusal {
-    fn is_usage(&self) -> bool {
-        match self {
-            Self::Daemon(e) => e.is_usage(),
-            _ => true,
-        }
-    }
-}
-
-impl ByHand {
-    /// The policy of a configuration, and what was added to it by hand.
-    pub(super) fn added_to(&self, mut policy: config::Policy) -> config::Policy {
-        // Where the configuration wants everything, an entry by hand would turn that into itself alone.
-        if !policy.allow.is_empty() {
-            add(&mut policy.allow, &self.allow);
-        }
-        add(&mut policy.block, &self.block);
-        policy
-    }
-
-    fn has(&self, list: List, entry: &PolicyEntry) -> bool {
-        match list {
-            List::Allow => self.allow.contains(entry),
-            List::Block => self.block.contains(entry),
-        }
-    }
-}
-
-fn add(to: &mut Vec<PolicyEntry>, entries: &[PolicyEntry]) {
-    for entry in entries {
-        if !to.contains(entry) {
-            to.push(entry.clone());
-        }
-    }
-}
-
-/// The policy after changes, what of it is by hand, and what to tell of it.
-fn changed(
-    policy: &config::Policy,
-    by_hand: &ByHand,
-    change: Change,
-    entries: &[String],
-) -> Result<(config::Policy, ByHand, Vec<String>), Refusal> {
-    let (mut policy, mut by_hand, mut told) = (policy.clone(), by_hand.clone(), Vec::new());
-    for text in entries {
-        let entry: PolicyEntry = text.parse()?;
-        match change {
-            Change::Allow if policy.allow.is_empty() => return Err(Refusal::FirstAllowed(entry)),
-            Change::Allow => {
-                put_in(&mut policy.allow, &mut by_hand.allow, &entry)?;
-                told.push(format!("allowed {entry}"));
-            }
-            Change::Block => {
-                put_in(&mut policy.block, &mut by_hand.block, &entry)?;
-                told.push(format!("blocked {entry}"));
-            }
-            Change::Remove => {
-                let before = (policy.allow.len(), policy.block.len());
-                for list in [&mut policy.allow, &mut policy.block, &mut by_hand.allow, &mut by_hand.block] {
-                    list.retain(|e| *e != entry);
-                }
-                if before == (policy.allow.len(), policy.block.len()) {
-                    return Err(Refusal::Unknown(entry));
-                }
-                if before.0 != 0 && policy.allow.is_empty() {
-                    return Err(Refusal::LastAllowed(entry));
-                }
-                told.push(format!("removed {entry}"));
-            }
-        }
-    }
-    Ok((policy, by_hand, told))
-}
-
-fn put_in(
-    list: &mut Vec<PolicyEntry>,
-    by_hand: &mut Vec<PolicyEntry>,
-    entry: &PolicyEntry,
-) -> Result<(), Refusal> {
-    if list.contains(entry) {
-        return Err(Refusal::Already(entry.clone()));
-    }
-    list.push(entry.clone());
-    by_hand.push(entry.clone());
-    Ok(())
-}
 
 impl Agent {
     /// Changes the policy, all of it or not at all.
@@ -155,13 +47,16 @@ impl Agent {
 
     fn try_to_change(&mut self, change: Change, entries: &[String]) -> Result<Vec<String>, Refusal> {
         let (policy, by_hand, told) = changed(&self.config.policy, &self.by_hand, change, entries)?;
-        let config = Arc::new(config::Config { policy, ..(*self.config).clone() });
-        self.renew(Plan {
-            config,
-            own_addresses: self.own_addresses.clone(),
-            endpoints: self.endpoints.clone(),
-            targets: self.targets.clone(),
-        })?;
+        // What was by hand and not in effect is forgotten, and nothing else changes.
+        if policy != self.config.policy {
+            let config = Arc::new(config::Config { policy, ..(*self.config).clone() });
+            self.renew(Plan {
+                config,
+                own_addresses: self.own_addresses.clone(),
+                endpoints: self.endpoints.clone(),
+                targets: self.targets.clone(),
+            })?;
+        }
         self.by_hand = by_hand;
         Ok(told)
     }
@@ -180,12 +75,12 @@ impl Agent {
             .collect();
         let count = shown.len();
         shown.truncate(LISTED_ENTRIES);
-        let known = self.known_by_pattern()?;
+        let (known, by_hand) = (self.known_by_pattern()?, self.by_hand.all());
         let mut room = LISTED_ADDRESSES;
         let entries = shown.into_iter().map(|(list, entry, number, text)| Entry {
             list,
             entry: text,
-            source: self.source_of(list, entry),
+            source: self.source_of(list, entry, &by_hand),
             hits: self.generation.policy.hits(number),
             ..self.known_of(entry, &known, &mut room)
         });
@@ -199,12 +94,12 @@ impl Agent {
         })
     }
 
-    fn source_of(&self, list: List, entry: &PolicyEntry) -> String {
+    fn source_of(&self, list: List, entry: &PolicyEntry, by_hand: &HashSet<(List, &PolicyEntry)>) -> String {
         let key = match list {
             List::Allow => "policy.allow",
             List::Block => "policy.block",
         };
-        if self.by_hand.has(list, entry) {
+        if by_hand.contains(&(list, entry)) {
             return "by hand".to_owned();
         }
         self.reloads.source(key).map_or_else(|| "configuration".to_owned(), |source| source.to_string())

@@ -162,8 +162,12 @@ impl Agent {
         } else {
             self.watch_gateways();
         }
-        let changes = changes(&self.reloads.origins, &origins);
+        let mut changes = changes(&self.reloads.origins, &origins);
         self.reloads.origins = origins;
+        if let Some(dormant) = self.by_hand.dormant(&config.policy) {
+            tracing::warn!(reason = dormant, "not all that was added by hand is in effect");
+            changes.push(dormant);
+        }
         Ok(changes)
     }
 

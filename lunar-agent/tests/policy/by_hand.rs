@@ -1,6 +1,6 @@
 //! The policy changed by hand, while connects come.
 
-use super::{NAMED, entry, look_up, show, with_policy};
+use super::{NAMED, entry, look_up, show, toml, with_policy};
 
 /// Each change is in effect when it is said to be, and takes no connect with it.
 #[test]
@@ -63,4 +63,51 @@ fn what_was_learned_follows_the_policy() {
     assert_eq!(scene.said(&["policy", "allow", "else.example"]).0, 0);
     assert_eq!(scene.said(&["policy", "remove", "*.example"]).0, 0);
     redirected(0);
+}
+
+/// Where everything is wanted a first entry by hand would make all the rest unwanted; that is for the configuration.
+#[test]
+fn an_empty_allow_list_takes_no_entry_by_hand() {
+    let (scene, _running, _agent) = with_policy("first-entry", "");
+    let (code, reason) = scene.said(&["policy", "allow", "203.0.113.10"]);
+    assert_eq!(code, 2, "{reason}");
+    for part in ["the allow list is empty", "with 203.0.113.10 in it nothing else", "policy.allow and reload"]
+    {
+        assert!(reason.contains(part), "no {part:?} in {reason}");
+    }
+    scene.connects(&scene.world.app, 2);
+    assert_eq!(scene.world.verdict("redirected"), 2, "everything is wanted as before");
+}
+
+/// A reload that leaves nothing to add an entry to says so, and what is then removed does not come back.
+#[test]
+fn what_a_reload_puts_out_of_effect_is_said_and_can_be_forgotten() {
+    let (scene, _running, _agent) = with_policy("dormant", "allow = [\"198.51.100.1\"]");
+    let reload = |policy: &str| {
+        scene.world.config(&toml(&scene, policy));
+        let (code, said) = scene.said(&["reload"]);
+        assert_eq!(code, 0, "{said}");
+        said
+    };
+    assert_eq!(scene.said(&["policy", "allow", "203.0.113.10", "203.0.113.12"]).0, 0);
+
+    let dormant = "allowed by hand and not in effect: 203.0.113.10, 203.0.113.12. policy.allow is empty";
+    let said = reload("block = [\"203.0.113.0/24\"]");
+    assert!(said.contains(dormant), "{said}");
+    let again = scene.said(&["reload"]).1;
+    assert!(again.contains(dormant) && !again.contains("nothing has changed"), "{again}");
+    scene.connects(&scene.world.app, 3);
+    assert_eq!(scene.world.verdict("policy"), 3);
+
+    assert_eq!(scene.said(&["policy", "remove", "203.0.113.10"]), (0, "removed 203.0.113.10\n".into()));
+    let (code, reason) = scene.said(&["policy", "remove", "203.0.113.10"]);
+    assert!(code == 2 && reason.contains("in neither list"), "{reason}");
+
+    let said = reload("allow = [\"198.51.100.1\"]");
+    assert!(!said.contains("not in effect"), "{said}");
+    let shown = show(&scene);
+    assert_eq!(entry(&shown, "203.0.113.12")["source"], "by hand");
+    assert_eq!(shown["count"], 2, "{shown:#}");
+    scene.connects(&scene.world.app, 3);
+    assert_eq!(scene.world.verdict("policy"), 6, "what was removed stays so");
 }

@@ -27,8 +27,12 @@ fn with_policy(name: &str, policy: &str) -> (Scene, [Child; 1], world::Agent) {
     resolv_conf(&scene.world, "nameserver 203.0.113.11\noptions timeout:1 attempts:2\n");
     let records = ["--host-record=api.example,203.0.113.10", "--host-record=other.example,203.0.113.12"];
     let dns = dnsmasq(&scene.world, &scene.world.provider, "203.0.113.11", &records);
-    let agent = scene.world.agent(&scene.toml(&format!("[policy]\n{policy}\n")));
+    let agent = scene.world.agent(&toml(&scene, policy));
     (scene, [dns], agent)
+}
+
+fn toml(scene: &Scene, policy: &str) -> String {
+    scene.toml(&format!("[policy]\n{policy}\n"))
 }
 
 fn show(scene: &Scene) -> Value {
