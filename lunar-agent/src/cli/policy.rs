@@ -191,7 +191,10 @@ fn show(view: &View) -> String {
 fn note(entry: &Entry) -> String {
     let Some(resolution) = &entry.resolution else { return String::new() };
     match (&resolution.failure, resolution.answered_ms) {
-        (Some(failure), _) => format!("not resolved, {} in a row: {failure}", resolution.failures),
+        (Some(failure), _) => {
+            let meanwhile = if resolution.in_use { "; using the addresses of before" } else { "" };
+            format!("not resolved, {} in a row: {failure}{meanwhile}", resolution.failures)
+        }
         (None, Some(ms)) => format!("resolved {} ago", millis(ms)),
         (None, None) => "not resolved yet".to_owned(),
     }

@@ -124,6 +124,9 @@ fn render(status: &Status) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(out, "{line}");
     out += &gateway_table(&status.gateway);
+    for problem in &status.policy.problems {
+        let _ = writeln!(out, "warning  policy: {problem}");
+    }
     out += &targets_table(&status.targets);
     for (what, count) in [
         ("events lost", status.losses.events),

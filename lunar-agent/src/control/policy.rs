@@ -110,6 +110,8 @@ pub struct Resolution {
     pub failure: Option<String>,
     /// How many have failed in a row.
     pub failures: u32,
+    /// Whether addresses that it has found are in use.
+    pub in_use: bool,
 }
 
 /// What would become of a connect.

@@ -26,6 +26,8 @@ pub struct Status {
     pub agent: Agent,
     /// Where traffic goes.
     pub gateway: Gateway,
+    /// Which traffic.
+    pub policy: Policy,
     /// What is intercepted.
     pub targets: Vec<Target>,
     /// What was lost or refused for want of room, on the whole host.
@@ -87,6 +89,13 @@ pub struct EndpointStatus {
     pub last_error: Option<String>,
     /// Why it takes no connection although the failsafe would let it.
     pub problem: Option<String>,
+}
+
+/// The policy; `policy show` has the rest of it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Policy {
+    /// What of it is not in effect: names without addresses, and entries.
+    pub problems: Vec<String>,
 }
 
 /// One target.
@@ -171,6 +180,8 @@ pub struct Knowledge {
     pub agent: Agent,
     /// What keeps a configured endpoint from being one.
     pub gateway_problems: Vec<String>,
+    /// What of the policy is not in effect.
+    pub policy: Policy,
     /// By endpoint slot: why it is held back.
     pub endpoint_problem: [Option<String>; MAX_ENDPOINTS as usize],
 }
@@ -229,6 +240,7 @@ pub fn read(
             endpoints,
             problems,
         },
+        policy: knowledge.policy,
         targets,
         losses: Losses {
             events: totals.events_lost,

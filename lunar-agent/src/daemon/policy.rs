@@ -147,6 +147,7 @@ impl Agent {
             next_in_ms: state.next.map(|at| millis(at.saturating_duration_since(Instant::now()))),
             failure: state.failure.as_ref().map(ToString::to_string),
             failures: state.failures,
+            in_use: of_pattern.iter().any(|(key, _)| key.cgroup == 0),
         });
         Entry { known: Some(of_pattern.len()), addresses, resolution, ..none }
     }

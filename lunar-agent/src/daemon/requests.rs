@@ -30,7 +30,7 @@ impl Agent {
         let _gone = answer.send(done);
     }
 
-    /// What is configured and not in effect, or not all of it.
+    /// What is configured and not in effect, or not all of it, but for the policy.
     fn problems(&self) -> Vec<String> {
         let missing = self.capabilities.shortcomings().map(str::to_owned);
         let reload = self.reloads.problem();
@@ -39,9 +39,13 @@ impl Agent {
             .chain(self.lookups.problems())
             .chain(missing)
             .chain(self.gateways.not_exempt())
-            .chain(self.names.problems())
-            .chain(self.care.problems())
             .collect()
+    }
+
+    /// The same of the policy.
+    fn policy_problems(&self) -> Vec<String> {
+        let dormant = self.by_hand.dormant(&self.config.policy).into_iter();
+        dormant.chain(self.names.problems()).chain(self.care.problems()).collect()
     }
 
     fn status(&self) -> Result<status::Status, DaemonError> {
@@ -54,6 +58,7 @@ impl Agent {
                 lease_age_ms: None,
             },
             gateway_problems: self.problems(),
+            policy: status::Policy { problems: self.policy_problems() },
             endpoint_problem: std::array::from_fn(|slot| self.gateways.problem(slot as u32)),
         };
         Ok(status::read(&self.state, knowledge, |slot, entry| {

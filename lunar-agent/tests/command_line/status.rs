@@ -44,6 +44,7 @@ fn the_status_has_every_field_of_the_contract() {
         "gateway": {"handoff": "text", "tls": "text", "forced": "text|null", "endpoints": [{
             "address": "text", "state": "text", "connect_failures": "count", "probe_failures": "count",
             "cooldown_remaining_ms": "count", "healthy": "bool|null", "last_error": "text|null"}]},
+        "policy": {"problems": ["text"]},
         "targets": [{"name": "text", "cgroup": "text", "cgroup_id": "count", "attached": "bool", "problem": "text|null",
             "verdicts": {"redirected": "count", "not_intercepted": "count", "tls_direct": "count", "exempt": "count",
                 "lease_stale": "count", "policy": "count", "dry_run": "count", "unsuitable": "count", "forced": "count",

@@ -1,6 +1,7 @@
 //! The policy changed by hand, while connects come.
 
 use super::{NAMED, entry, look_up, show, toml, with_policy};
+use crate::scene::Scene;
 
 /// Each change is in effect when it is said to be, and takes no connect with it.
 #[test]
@@ -79,6 +80,10 @@ fn an_empty_allow_list_takes_no_entry_by_hand() {
     assert_eq!(scene.world.verdict("redirected"), 2, "everything is wanted as before");
 }
 
+fn policy_problems(scene: &Scene) -> Vec<String> {
+    serde_json::from_value(scene.world.status()["policy"]["problems"].clone()).unwrap()
+}
+
 /// A reload that leaves nothing to add an entry to says so, and what is then removed does not come back.
 #[test]
 fn what_a_reload_puts_out_of_effect_is_said_and_can_be_forgotten() {
@@ -90,12 +95,16 @@ fn what_a_reload_puts_out_of_effect_is_said_and_can_be_forgotten() {
         said
     };
     assert_eq!(scene.said(&["policy", "allow", "203.0.113.10", "203.0.113.12"]).0, 0);
+    assert_eq!(policy_problems(&scene), [""; 0]);
 
     let dormant = "allowed by hand and not in effect: 203.0.113.10, 203.0.113.12. policy.allow is empty";
     let said = reload("block = [\"203.0.113.0/24\"]");
     assert!(said.contains(dormant), "{said}");
     let again = scene.said(&["reload"]).1;
     assert!(again.contains(dormant) && !again.contains("nothing has changed"), "{again}");
+    assert!(matches!(&policy_problems(&scene)[..], [one] if one.contains(dormant)));
+    let text = scene.said(&["status"]).1;
+    assert!(text.contains(&format!("warning  policy: {dormant}")), "{text}");
     scene.connects(&scene.world.app, 3);
     assert_eq!(scene.world.verdict("policy"), 3);
 
@@ -108,6 +117,7 @@ fn what_a_reload_puts_out_of_effect_is_said_and_can_be_forgotten() {
     let shown = show(&scene);
     assert_eq!(entry(&shown, "203.0.113.12")["source"], "by hand");
     assert_eq!(shown["count"], 2, "{shown:#}");
+    assert_eq!(policy_problems(&scene), [""; 0]);
     scene.connects(&scene.world.app, 3);
     assert_eq!(scene.world.verdict("policy"), 6, "what was removed stays so");
 }

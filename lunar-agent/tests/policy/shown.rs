@@ -51,3 +51,33 @@ fn a_connect_before_its_address_was_known_is_a_miss() {
     assert_eq!(result["ok"], 3, "{result}");
     assert_eq!((misses(), scene.world.verdict("redirected")), (10, 3));
 }
+
+/// A name that cannot be resolved is a problem of the policy and not of the gateway.
+#[test]
+fn a_name_without_an_address_is_a_problem_of_the_policy() {
+    let policy = "allow = [\"nobody.example\", \"api.example\"]\nmin_ttl = \"1s\"";
+    let (scene, [mut dns], _agent) = with_policy("unresolved", policy);
+    eventually("one name is resolved and the other is not", || {
+        let shown = show(&scene);
+        entry(&shown, NAMED)["known"] == 1
+            && entry(&shown, "nobody.example")["resolution"]["failure"].is_string()
+    });
+    let status = scene.world.status();
+    let problem = status["policy"]["problems"][0].as_str().unwrap();
+    assert!(problem.starts_with("nobody.example cannot be resolved: "), "{status:#}");
+    assert_eq!(status["gateway"]["problems"], serde_json::json!([]));
+    let text = scene.said(&["status"]).1;
+    assert!(text.contains(&format!("warning  policy: {problem}")), "{text}");
+
+    // When the server dies, the name that had an address keeps it, and both places say so.
+    dns.kill().unwrap();
+    let note = |name: &str| -> String {
+        let table = scene.said(&["policy", "show", name]).1;
+        table.lines().find(|line| line.contains("not resolved, ")).unwrap_or_default().to_owned()
+    };
+    eventually("the name is looked up again", || !note(NAMED).is_empty());
+    assert!(note(NAMED).ends_with("; using the addresses of before"), "{}", note(NAMED));
+    assert!(!note("nobody").contains("of before"), "{}", note("nobody"));
+    scene.connects(&scene.world.app, 3);
+    assert_eq!(scene.world.verdict("redirected"), 3);
+}

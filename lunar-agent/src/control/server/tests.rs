@@ -36,6 +36,7 @@ fn status() -> Status {
     Status {
         agent: Default::default(),
         gateway,
+        policy: Default::default(),
         targets: Vec::new(),
         losses: Losses::default(),
         dns: Default::default(),
