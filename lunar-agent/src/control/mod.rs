@@ -13,8 +13,9 @@ use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use status::Status;
 
-/// The longest message, in bytes: a status of 1,024 targets takes less than half.
-const MAX_MESSAGE: usize = 4 << 20;
+/// The longest message, in bytes: a status of 1,024 targets takes less than half, and what may be longer is cut by whoever
+/// makes it.
+pub(crate) const MAX_MESSAGE: usize = 4 << 20;
 
 /// What the command line asks.
 #[derive(Clone, Debug, Serialize, Deserialize)]

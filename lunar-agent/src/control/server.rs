@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -16,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Answer, Request, encode, messages};
+use super::{Answer, MAX_MESSAGE, Request, encode, messages};
 
 /// How long a client may take to send its request, and to take its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -89,13 +90,28 @@ async fn client(stream: UnixStream, asks: mpsc::Sender<Ask>, _place: OwnedSemaph
             Answer::Refused { done: Vec::new(), reason, usage: true }
         }
     };
-    let sent = match encode(&answer) {
+    let sent = match encode_answer(&answer) {
         Ok(bytes) => timeout(PATIENCE, messages.send(bytes)).await.map_err(|_| "took no answer".to_owned()),
         Err(e) => return tracing::error!(error = %e, "control socket: cannot encode an answer"),
     };
     if let Err(e) = sent.and_then(|r| r.map_err(|e| e.to_string())) {
         tracing::debug!(error = e, "control socket: answer not sent");
     }
+}
+
+/// An answer's bytes; where they are more than a message has room for, those of a refusal that says so.
+fn encode_answer(answer: &Answer) -> Result<Bytes, serde_json::Error> {
+    let bytes = encode(answer)?;
+    if bytes.len() <= MAX_MESSAGE {
+        return Ok(bytes);
+    }
+    let reason = format!(
+        "the answer has {} bytes, and {MAX_MESSAGE} fit into one: ask for less, as `lunar-agent policy show TEXT` does \
+         with entries that have TEXT in them",
+        bytes.len()
+    );
+    tracing::warn!(reason, "control socket: answer not sent");
+    encode(&Answer::Refused { done: Vec::new(), reason, usage: false })
 }
 
 #[cfg(test)]

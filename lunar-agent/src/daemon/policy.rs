@@ -14,13 +14,14 @@ use lunar_common::{
     names::{Learned, LearnedKey, Named},
     time::KtimeNs,
 };
+use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{DaemonError, agent::Agent, names::named_key, renewal::Plan};
 use crate::{
     config,
     control::{
-        Answer,
+        Answer, MAX_MESSAGE,
         policy::{Change, Entry, Known, List, Resolution, View, Wants},
     },
     kernel::layout::{duration, now},
@@ -29,9 +30,11 @@ use crate::{
 pub(super) use by_hand::ByHand;
 use by_hand::{Refusal, changed};
 
-/// Entries that are listed, and addresses in all; what is beyond is counted. An answer has four megabytes.
+/// Entries that are listed; what is beyond is counted.
 const LISTED_ENTRIES: usize = 2_000;
-const LISTED_ADDRESSES: usize = 10_000;
+/// Bytes of JSON that entries and addresses may take, which leaves room for 65,535 ports. Rows alone bound nothing: a target
+/// chooses the names that it learns.
+const LISTED_BYTES: usize = MAX_MESSAGE / 4 * 3;
 
 impl Agent {
     /// Changes the policy, all of it or not at all.
@@ -76,21 +79,31 @@ impl Agent {
         let count = shown.len();
         shown.truncate(LISTED_ENTRIES);
         let (known, by_hand) = (self.known_by_pattern()?, self.by_hand.all());
-        let mut room = LISTED_ADDRESSES;
-        let entries = shown.into_iter().map(|(list, entry, number, text)| Entry {
-            list,
-            entry: text,
-            source: self.source_of(list, entry, &by_hand),
-            hits: self.generation.policy.hits(number),
-            ..self.known_of(entry, &known, &mut room)
+        let entries = shown.into_iter().map(|(list, entry, number, text)| {
+            let id = match &entry.host {
+                Host::Name(pattern) => self.generation.policy.ids.get(pattern),
+                Host::Net(_) => None,
+            };
+            let of_pattern = id.and_then(|id| known.get(&id)).map_or(&[][..], Vec::as_slice);
+            let row = Entry {
+                list,
+                entry: text,
+                source: self.source_of(list, entry, &by_hand),
+                hits: self.generation.policy.hits(number),
+                known: matches!(entry.host, Host::Name(_)).then_some(of_pattern.len()),
+                addresses: Vec::new(),
+                resolution: self.resolution_of(entry, of_pattern),
+            };
+            (row, of_pattern.iter().map(move |(key, expires)| self.known(*key, id.unwrap_or(0), *expires)))
         });
+        let entries = listed(entries, LISTED_BYTES);
         Ok(View {
             wants: if policy.allow.is_empty() { Wants::Everything } else { Wants::Listed },
             ports: policy.ports.clone(),
             quic: policy.quic.to_string(),
             dry_run: policy.dry_run,
             count,
-            entries: entries.collect(),
+            entries,
         })
     }
 
@@ -118,38 +131,17 @@ impl Agent {
         Ok(all)
     }
 
-    /// What is known of an entry's name, in an entry with nothing else.
-    fn known_of(
-        &self,
-        entry: &PolicyEntry,
-        known: &HashMap<u32, Vec<(LearnedKey, KtimeNs)>>,
-        room: &mut usize,
-    ) -> Entry {
-        let none = Entry {
-            list: List::Allow,
-            entry: String::new(),
-            source: String::new(),
-            hits: None,
-            known: None,
-            addresses: Vec::new(),
-            resolution: None,
-        };
-        let Host::Name(pattern) = &entry.host else { return none };
-        let id = self.generation.policy.ids.get(pattern);
-        let of_pattern = id.and_then(|id| Some((id, known.get(&id)?)));
-        let (id, of_pattern) = of_pattern.map_or((0, &[][..]), |(id, all)| (id, all.as_slice()));
-        let mut addresses: Vec<Known> =
-            of_pattern.iter().take(*room).map(|(key, expires)| self.known(*key, id, *expires)).collect();
-        *room -= addresses.len();
-        addresses.sort_by(|a, b| (&a.name, a.address, &a.from).cmp(&(&b.name, b.address, &b.from)));
-        let resolution = pattern.name().and_then(|name| self.names.state(name)).map(|state| Resolution {
+    /// What the agent's own resolution of an entry came to, of which these addresses are known.
+    fn resolution_of(&self, entry: &PolicyEntry, known: &[(LearnedKey, KtimeNs)]) -> Option<Resolution> {
+        let Host::Name(pattern) = &entry.host else { return None };
+        let state = self.names.state(pattern.name()?)?;
+        Some(Resolution {
             answered_ms: state.answered.map(|at| millis(at.elapsed())),
             next_in_ms: state.next.map(|at| millis(at.saturating_duration_since(Instant::now()))),
             failure: state.failure.as_ref().map(ToString::to_string),
             failures: state.failures,
-            in_use: of_pattern.iter().any(|(key, _)| key.cgroup == 0),
-        });
-        Entry { known: Some(of_pattern.len()), addresses, resolution, ..none }
+            in_use: known.iter().any(|(key, _)| key.cgroup == 0),
+        })
     }
 
     /// The name by which an address is known under a pattern.
@@ -172,6 +164,39 @@ impl Agent {
             expires_in_ms: millis(duration(expires.since(now))),
         }
     }
+}
+
+/// Entries and their addresses, as far as they fit into so many bytes of JSON. Entries come first; what they leave is divided
+/// among those that have addresses, lest one target's names push out everybody else's.
+fn listed<A: Iterator<Item = Known>>(
+    entries: impl Iterator<Item = (Entry, A)>,
+    mut room: usize,
+) -> Vec<Entry> {
+    let fits =
+        |row: &Entry, room: &mut usize| room.checked_sub(bytes_of(row)).map(|left| *room = left).is_some();
+    let rows: Vec<_> = entries.take_while(|(row, _)| fits(row, &mut room)).collect();
+    let mut sharing = rows.iter().filter(|(row, _)| row.known.is_some_and(|known| known > 0)).count();
+    let list = |(mut row, addresses): (Entry, A)| {
+        if row.known.is_some_and(|known| known > 0) {
+            let mut share = room / sharing;
+            sharing -= 1;
+            room -= share;
+            for known in addresses {
+                let Some(left) = share.checked_sub(bytes_of(&known)) else { break };
+                share = left;
+                row.addresses.push(known);
+            }
+            room += share;
+            row.addresses.sort_by(|a, b| (&a.name, a.address, &a.from).cmp(&(&b.name, b.address, &b.from)));
+        }
+        row
+    };
+    rows.into_iter().map(list).collect()
+}
+
+/// Bytes that something takes in a list in JSON, with its comma.
+fn bytes_of(row: &impl Serialize) -> usize {
+    serde_json::to_vec(row).map_or(usize::MAX, |json| json.len() + 1)
 }
 
 /// The text of a name that is kept.

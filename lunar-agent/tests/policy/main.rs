@@ -1,6 +1,8 @@
 //! The policy on the command line: shown, asked, changed while connects come, and explained as the kernel decides.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "../world/raw.rs"]
+mod raw;
 #[path = "../world/scene.rs"]
 mod scene;
 #[path = "../world/mod.rs"]

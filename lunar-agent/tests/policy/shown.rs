@@ -1,7 +1,20 @@
 //! What is shown of the policy, and of what is not in effect.
 
+use std::net::Ipv4Addr;
+
+use lunar_common::{
+    abi::maps,
+    names::{LearnedKey, Named, NamedKey, PLACES, Place},
+    net::Address,
+    time::KtimeNs,
+};
+use nix::time::{ClockId, clock_gettime};
+
 use super::{NAMED, entry, look_up, show, with_policy};
-use crate::world::{eventually, target};
+use crate::{
+    raw::RawMap,
+    world::{eventually, target},
+};
 
 /// The agent resolves exact names itself: an application that has known the address for long is redirected.
 #[test]
@@ -80,4 +93,50 @@ fn a_name_without_an_address_is_a_problem_of_the_policy() {
     assert!(!note("nobody").contains("of before"), "{}", note("nobody"));
     scene.connects(&scene.world.app, 3);
     assert_eq!(scene.world.verdict("redirected"), 3);
+}
+
+/// The wire form of the longest name below `example`, of letters that take two bytes each in JSON.
+fn longest_name() -> Vec<u8> {
+    let labels = [63, 63, 63, 53].map(|length| [vec![length], vec![b'"'; length.into()]].concat());
+    [&labels.concat()[..], b"\x07example\0"].concat()
+}
+
+/// A container with a DNS server of its own chooses the names that it learns, and how many. That may keep nobody from
+/// seeing the policy, nor push out what others know.
+#[test]
+fn what_one_target_learns_leaves_the_list_readable() {
+    const FLOOD: u32 = 10_000;
+    let (scene, _running, agent) = with_policy("flood", "allow = [\"*.example\", \"api.example\"]");
+    eventually("the agent resolves the name", || entry(&show(&scene), NAMED)["known"] == 1);
+    let known = RawMap::open(&agent.pinned("maps").join(maps::LEARNED), PLACES * 8, 1).unwrap();
+    let named = RawMap::open(&agent.pinned("maps").join(maps::NAMED), size_of::<Named>(), 1).unwrap();
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap();
+    let in_an_hour = KtimeNs((now.tv_sec() as u64 + 3600) * 1_000_000_000);
+    // Patterns are numbered in the order of their texts.
+    let pattern = 1_u32;
+    let mut place = Place::new(pattern, in_an_hour).0.to_ne_bytes().to_vec();
+    place.resize(known.value_size, 0);
+    let wire = longest_name();
+    let mut name = [&[0; 8][..], &(wire.len() as u32).to_ne_bytes(), &[0; 4], &wire].concat();
+    name.resize(named.value_size, 0);
+    for n in 0..FLOOD {
+        let address = Address::from(std::net::IpAddr::from(Ipv4Addr::from_bits(0x0a00_0000 + n)));
+        let key = [&scene.world.app.id().to_ne_bytes()[..], &address.octets()].concat();
+        assert_eq!(key.len(), size_of::<LearnedKey>());
+        known.write(&key, &place).unwrap();
+        let key = [&key[..], &pattern.to_ne_bytes(), &[0; 4]].concat();
+        assert_eq!(key.len(), size_of::<NamedKey>());
+        named.write(&key, &name).unwrap();
+    }
+
+    let view = show(&scene);
+    let flooded = entry(&view, "*.example");
+    let listed = flooded["addresses"].as_array().unwrap();
+    assert_eq!(flooded["known"], FLOOD);
+    assert!((1_000..9_000).contains(&listed.len()), "{}", listed.len());
+    let name = listed[0]["name"].as_str().unwrap();
+    assert!(name.len() == 253 && name.starts_with("\"\"") && listed[0]["from"] == "app", "{name}");
+    assert_eq!(entry(&view, NAMED)["addresses"][0]["address"], "203.0.113.10");
+    let (code, table) = scene.said(&["policy", "show"]);
+    assert!(code == 0 && table.contains("and 9992 more of *.example\n"), "{table}");
 }

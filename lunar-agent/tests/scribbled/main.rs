@@ -2,12 +2,12 @@
 //! line without an agent, shows what is there or says that it cannot; nobody panics, and nothing foreign is touched.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "../world/raw.rs"]
+mod raw;
 #[path = "../world/scene.rs"]
 mod scene;
 #[path = "../world/mod.rs"]
 mod world;
-
-mod raw;
 
 use std::{
     collections::BTreeMap,

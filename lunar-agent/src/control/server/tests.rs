@@ -98,6 +98,11 @@ fn runtime() -> tokio::runtime::Runtime {
 /// Lets the server serve one client that sends these bytes and then nothing more: what was asked of the agent, and all
 /// that came back.
 async fn serve_one(sent: &[u8]) -> (Option<Request>, Vec<u8>) {
+    serve_one_with(sent, Answer::Done(vec!["noted".into()])).await
+}
+
+/// The same with an agent that answers this.
+async fn serve_one_with(sent: &[u8], said: Answer) -> (Option<Request>, Vec<u8>) {
     let (mut theirs, ours) = UnixStream::pair().unwrap();
     theirs.write_all(sent).await.unwrap();
     theirs.shutdown().await.unwrap();
@@ -105,14 +110,13 @@ async fn serve_one(sent: &[u8]) -> (Option<Request>, Vec<u8>) {
     let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
     let agent = async {
         let (request, answer) = asked.recv().await?;
-        drop(answer.send(Answer::Done(vec!["noted".into()])));
+        drop(answer.send(said));
         Some(request)
     };
-    let ((), request) = tokio::join!(client(ours, asks, place), agent);
-    let mut said = Vec::new();
+    let mut heard = Vec::new();
     // One that was dropped with bytes unread resets; nothing was said then.
-    let _ = theirs.read_to_end(&mut said).await;
-    (request, said)
+    let (_, request, _) = tokio::join!(client(ours, asks, place), agent, theirs.read_to_end(&mut heard));
+    (request, heard)
 }
 
 proptest! {
@@ -166,6 +170,25 @@ proptest! {
     fn decoding_never_panics(bytes in garbled(json(any_answer())), text in any::<String>()) {
         for given in [&bytes[..], bytes.get(4..).unwrap_or_default(), text.as_bytes()] {
             let _ = (serde_json::from_slice::<Request>(given), serde_json::from_slice::<Answer>(given));
+        }
+    }
+}
+
+/// A client that gets no answer would not know why.
+#[test]
+fn an_answer_that_is_too_long_is_a_sentence() {
+    let ask = serde_json::to_vec(&Request::Policy { containing: String::new() }).unwrap();
+    let frame = [&u32::try_from(ask.len()).unwrap().to_be_bytes(), &ask[..]].concat();
+    for (length, whole) in [(MAX_MESSAGE - 100, true), (MAX_MESSAGE, false)] {
+        let long = Answer::Done(vec!["x".repeat(length)]);
+        let (_, heard) = runtime().block_on(serve_one_with(&frame, long));
+        let answer: Answer = serde_json::from_slice(&heard[4..]).unwrap();
+        match answer {
+            Answer::Done(lines) => assert!(whole && lines[0].len() == length, "{length}"),
+            Answer::Refused { reason, usage, .. } => {
+                assert!(!whole && !usage && reason.contains("fit into one: ask for less, as"), "{reason}");
+            }
+            other => panic!("{other:?}"),
         }
     }
 }

@@ -1,4 +1,5 @@
 //! `bpf(2)` as somebody has it who knows nothing of the agent: map values as bytes, and a program of his own.
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::{
     ffi::CString,
