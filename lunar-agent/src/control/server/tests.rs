@@ -2,6 +2,8 @@
 //! agent, over a real socket; what would have been done is noted and not done.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::net::IpAddr;
+
 use proptest::prelude::*;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -9,10 +11,24 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::{
     super::{
         client::{AskError, ask},
+        policy::{Change, Entry, Explained, HostPort, Known, List, Resolution, Step, View, Wants},
         status::{Gateway, Losses, Status},
     },
     *,
 };
+
+fn any_change() -> impl Strategy<Value = Change> {
+    prop_oneof![Just(Change::Allow), Just(Change::Block), Just(Change::Remove)]
+}
+
+fn any_host() -> impl Strategy<Value = HostPort> {
+    let addresses = proptest::collection::vec(any::<IpAddr>(), 0..4);
+    (any::<Option<String>>(), addresses, any::<u16>()).prop_map(|(name, addresses, port)| HostPort {
+        name,
+        addresses,
+        port,
+    })
+}
 
 fn any_request() -> impl Strategy<Value = Request> {
     let texts = || proptest::collection::vec(any::<String>(), 0..4);
@@ -21,6 +37,10 @@ fn any_request() -> impl Strategy<Value = Request> {
         Just(Request::Reload {}),
         texts().prop_map(|selectors| Request::Attach { selectors }),
         texts().prop_map(|selectors| Request::Detach { selectors }),
+        any::<String>().prop_map(|containing| Request::Policy { containing }),
+        (any_change(), texts()).prop_map(|(change, entries)| Request::ChangePolicy { change, entries }),
+        any_host().prop_map(|host| Request::TestPolicy { host }),
+        (any::<String>(), any_host()).prop_map(|(target, host)| Request::Explain { target, host }),
     ]
 }
 
@@ -43,10 +63,66 @@ fn status() -> Status {
     }
 }
 
+fn any_known() -> impl Strategy<Value = Known> {
+    let figures = (any::<Option<u64>>(), any::<u64>());
+    (any::<IpAddr>(), any::<Option<String>>(), any::<String>(), figures).prop_map(
+        |(address, name, from, (age_ms, expires_in_ms))| Known { address, name, from, age_ms, expires_in_ms },
+    )
+}
+
+fn any_resolution() -> impl Strategy<Value = Resolution> {
+    let times = (any::<Option<u64>>(), any::<Option<u64>>());
+    (times, any::<Option<String>>(), any::<u32>(), any::<bool>()).prop_map(
+        |((answered_ms, next_in_ms), failure, failures, in_use)| Resolution {
+            answered_ms,
+            next_in_ms,
+            failure,
+            failures,
+            in_use,
+        },
+    )
+}
+
+fn any_entry() -> impl Strategy<Value = Entry> {
+    let list = prop_oneof![Just(List::Allow), Just(List::Block)];
+    let addresses = proptest::collection::vec(any_known(), 0..3);
+    let figures = (any::<Option<u64>>(), any::<Option<usize>>());
+    let texts = (any::<String>(), any::<String>());
+    (list, texts, figures, addresses, proptest::option::of(any_resolution())).prop_map(
+        |(list, (entry, source), (hits, known), addresses, resolution)| Entry {
+            list,
+            entry,
+            source,
+            hits,
+            known,
+            addresses,
+            resolution,
+        },
+    )
+}
+
+fn any_view() -> impl Strategy<Value = View> {
+    let wants = prop_oneof![Just(Wants::Everything), Just(Wants::Listed)];
+    let ports = proptest::collection::vec(any::<u16>(), 0..4);
+    let entries = proptest::collection::vec(any_entry(), 0..3);
+    (wants, ports, any::<String>(), any::<bool>(), any::<usize>(), entries).prop_map(
+        |(wants, ports, quic, dry_run, count, entries)| View { wants, ports, quic, dry_run, count, entries },
+    )
+}
+
+fn any_explained() -> impl Strategy<Value = Explained> {
+    let step = (any::<String>(), any::<String>()).prop_map(|(question, answer)| Step { question, answer });
+    let steps = proptest::collection::vec(step, 0..4);
+    (any::<Option<IpAddr>>(), any::<String>(), any::<bool>(), steps)
+        .prop_map(|(address, reason, redirected, steps)| Explained { address, reason, redirected, steps })
+}
+
 fn any_answer() -> impl Strategy<Value = Answer> {
     let lines = || proptest::collection::vec(any::<String>(), 0..4);
     prop_oneof![
         Just(Answer::Status(Box::new(status()))),
+        any_view().prop_map(|view| Answer::Policy(Box::new(view))),
+        proptest::collection::vec(any_explained(), 0..3).prop_map(Answer::Explained),
         lines().prop_map(Answer::Done),
         (lines(), any::<String>(), any::<bool>()).prop_map(|(done, reason, usage)| Answer::Refused {
             done,
