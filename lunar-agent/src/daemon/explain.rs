@@ -13,7 +13,7 @@ use lunar_common::{
     failsafe::Cell,
     lookup,
     names::LearnedKey,
-    net::Destination,
+    net::{Address, Destination},
     opinion::Opinion,
     policy::{PortClass, v4_key, v6_key},
     syn,
@@ -29,7 +29,7 @@ use crate::{
         policy::{Explained, HostPort, Step},
     },
     kernel::layout::{duration, now},
-    policy::wire,
+    policy::{Host, PolicyEntry, wire},
     targets::{cgroup::Cgroup, selector::Selector, set::Target},
 };
 
@@ -39,8 +39,11 @@ struct Connect<'a> {
     /// Of whom; of nobody in particular, where only the policy is asked about.
     target: Option<&'a Target>,
     destination: Destination,
-    /// What an answer to the application's own DNS question would add.
+    /// Whether the destination has an address; without one it stands for whatever the name may have.
+    has_address: bool,
+    /// What the policy says of the name, and whether an answer to the application's own DNS question would teach that.
     of_name: Option<Opinion>,
+    teaches: bool,
     /// Cookie of the target's network namespace, or some other number than the agent's.
     netns: u64,
     now: KtimeNs,
@@ -49,16 +52,17 @@ struct Connect<'a> {
 
 impl Agent {
     /// What the policy says of a host, whatever else stands in the way of a redirect.
-    pub(super) fn test_policy(&self, host: &HostPort) -> Vec<Explained> {
+    pub(super) fn test_policy(&mut self, host: &HostPort) -> Vec<Explained> {
         self.explain_all(None, host)
     }
 
     /// The verdicts that connects of a target to a host would get.
-    pub(super) fn explain(&self, target: &str, host: &HostPort) -> Answer {
+    pub(super) fn explain(&mut self, target: &str, host: &HostPort) -> Answer {
         let meant = target.parse::<Selector>().ok().and_then(|s| Cgroup::find(&s).ok());
         let is_it = |t: &&Target| t.name == target || meant.as_ref().is_some_and(|c| c.id == t.cgroup.id);
-        match self.targets.iter().find(is_it) {
-            Some(target) => Answer::Explained(self.explain_all(Some(target), host)),
+        let found = self.targets.iter().find(is_it).cloned();
+        match found {
+            Some(target) => Answer::Explained(self.explain_all(Some(&target), host)),
             None => Answer::Refused {
                 done: Vec::new(),
                 reason: format!("{target} is not a target; `lunar-agent status` lists them"),
@@ -67,17 +71,22 @@ impl Agent {
         }
     }
 
-    fn explain_all(&self, target: Option<&Target>, host: &HostPort) -> Vec<Explained> {
+    fn explain_all(&mut self, target: Option<&Target>, host: &HostPort) -> Vec<Explained> {
         let mut addresses = host.addresses.clone();
         if addresses.is_empty()
             && let Some(name) = &host.name
         {
             addresses = self.addresses_of(target, name);
         }
+        let netns = target.map_or(self.home, |target| self.netns_of(target));
         if addresses.is_empty() {
-            return vec![self.explain_one(target, host, None)];
+            return vec![self.explain_one(target, netns, host, None)];
         }
-        addresses.into_iter().map(|address| self.explain_one(target, host, Some(address))).collect()
+        let explain = |address| {
+            self.beat_if_due();
+            self.explain_one(target, netns, host, Some(address))
+        };
+        addresses.into_iter().map(explain).collect()
     }
 
     /// The addresses by which a target or the agent knows a name.
@@ -100,18 +109,28 @@ impl Agent {
         found
     }
 
-    fn explain_one(&self, target: Option<&Target>, host: &HostPort, address: Option<IpAddr>) -> Explained {
+    fn explain_one(
+        &self,
+        target: Option<&Target>,
+        netns: u64,
+        host: &HostPort,
+        address: Option<IpAddr>,
+    ) -> Explained {
         let wire = host.name.as_deref().and_then(wire::from_text);
         let answer = wire.and_then(|wire| self.generation.policy.of_name(&wire));
         let of_name = answer.map(|(_, answer)| lookup::opinion(&self.generation.policy, answer, host.port));
         // Without an address nothing is said of one: that of "any" is internal and in no entry but those of all.
         let ip = address.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+        // As the kernel's programs have it (`dns/answer.rs`) and the agent's own resolution.
+        let teaches = address.is_none_or(|ip| !Address::from(ip).is_nowhere_else());
         let connect = Connect {
             agent: self,
             target,
             destination: Destination::from(SocketAddr::new(ip, host.port)),
+            has_address: address.is_some(),
             of_name,
-            netns: target.map_or(self.home, |target| self.netns_of(target)),
+            teaches,
+            netns,
             now: now(),
             steps: RefCell::default(),
         };
@@ -147,30 +166,73 @@ impl Connect<'_> {
 
     /// What an opinion rests on, in words.
     fn because(&self, opinion: Opinion, of_address: Opinion, known: Opinion) -> String {
-        let policy = &self.agent.config.policy;
-        let mut entries = policy.allow.iter().chain(&policy.block);
-        let number = opinion.entry() as usize;
-        // As for hits: a block of another port has no part in it.
-        let told = number != 0 && (number > policy.allow.len()) == opinion.blocked();
-        let entry = if told { entries.nth(number - 1) } else { None };
-        let by =
-            entry.map_or_else(|| "an entry that is not counted".to_owned(), |e| format!("the entry {e}"));
-        let port = self.port();
+        let (by, port) = (self.entry(opinion), self.port());
         if opinion.shared() {
             return format!("blocked: the address serves a wanted and a blocked name, and {by} blocks");
+        }
+        if opinion.blocked() && self.is_gateway() {
+            return "blocked: it is the gateway itself, and whoever connects there is there already"
+                .to_owned();
         }
         if opinion.blocked() {
             return format!("blocked by {by}");
         }
-        let external = policy.allow.is_empty();
+        let external = self.agent.config.policy.allow.is_empty();
         match opinion.wanted() {
             true if of_address.wanted() && external => format!("wanted: it is external (port {port})"),
             true if of_address.wanted() => format!("wanted by {by}, which has its address"),
             true if known.wanted() => format!("wanted by {by}, by a name that the address is known to have"),
             true => format!("wanted by {by}, as soon as the target gets its DNS answer"),
-            false if external => "not wanted: it is internal".to_owned(),
-            false => "not wanted: no entry of the allow list names it".to_owned(),
+            false => self.unwanted(external),
         }
+    }
+
+    /// The entry that decides, in words.
+    fn entry(&self, opinion: Opinion) -> String {
+        let policy = &self.agent.config.policy;
+        let number = opinion.entry() as usize;
+        // As for hits: a block of another port has no part in it.
+        let told = number != 0 && (number > policy.allow.len()) == opinion.blocked();
+        let entry = match told {
+            true => policy.allow.iter().chain(&policy.block).nth(number - 1),
+            // The number has room for one entry: where only the port is blocked it is that of the one that wants.
+            false if opinion.blocked() => policy.block.iter().find(|entry| self.is_in(entry)),
+            false => None,
+        };
+        match entry {
+            Some(entry) => format!("the entry {entry}"),
+            None if opinion.blocked() => "an entry of the block list".to_owned(),
+            None => "an entry that is not counted".to_owned(),
+        }
+    }
+
+    /// Whether an entry has the destination in its addresses.
+    fn is_in(&self, entry: &PolicyEntry) -> bool {
+        let ip = IpAddr::from(self.destination.address);
+        matches!(&entry.host, Host::Net(net) if net.contains(&ip))
+            && entry.port.is_none_or(|port| port == self.port())
+    }
+
+    /// Why nobody wants the destination, where `external` addresses are wanted or those that entries name.
+    fn unwanted(&self, external: bool) -> String {
+        let named = self.of_name.is_some_and(Opinion::wanted);
+        match (external, self.has_address) {
+            (true, true) => "not wanted: it is internal".to_owned(),
+            (true, false) => {
+                "no address of it is known: an external one is wanted, an internal one is not".to_owned()
+            }
+            (false, true) if named && !self.teaches => {
+                "not wanted: an entry names it, but an address that means something else on every host is not taken from a name"
+                    .to_owned()
+            }
+            (false, true) => "not wanted: no entry of the allow list names it".to_owned(),
+            (false, false) => "not wanted: no entry of the allow list names it, and no address of it is known".to_owned(),
+        }
+    }
+
+    /// Whether the destination is an endpoint.
+    fn is_gateway(&self) -> bool {
+        self.agent.endpoints.iter().any(|endpoint| Destination::from(endpoint.address) == self.destination)
     }
 }
 
@@ -221,10 +283,15 @@ impl Facts for Connect<'_> {
         let cgroup = self.target.map_or(0, |target| target.cgroup.id);
         let known = of_known(cgroup).and(of_known(0));
         let opinion = lookup::joined(of_address, cgroup, |cgroup| match self.of_name {
-            Some(of_name) => of_known(cgroup).and(of_name),
-            None => of_known(cgroup),
+            Some(of_name) if self.teaches => of_known(cgroup).and(of_name),
+            _ => of_known(cgroup),
         });
-        self.note("policy", self.because(opinion, of_address, known));
+        let by_entry = matches!(maps.port_class(self.port()), PortClass::ByEntry);
+        let answer = match by_entry && !opinion.adds_port() {
+            true => format!("not intercepted: no entry adds port {} for it", self.port()),
+            false => self.because(opinion, of_address, known),
+        };
+        self.note("policy", answer);
         opinion
     }
 

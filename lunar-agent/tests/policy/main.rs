@@ -25,16 +25,30 @@ const NAMED: &str = "api.example";
 
 /// A scene with a DNS server and an agent with this policy.
 fn with_policy(name: &str, policy: &str) -> (Scene, [Child; 1], world::Agent) {
+    with_toml(name, |scene| toml(scene, policy))
+}
+
+fn with_toml(name: &str, toml: impl Fn(&Scene) -> String) -> (Scene, [Child; 1], world::Agent) {
     let scene = Scene::new(name);
     resolv_conf(&scene.world, "nameserver 203.0.113.11\noptions timeout:1 attempts:2\n");
-    let records = ["--host-record=api.example,203.0.113.10", "--host-record=other.example,203.0.113.12"];
+    let records = [
+        "--host-record=api.example,203.0.113.10",
+        "--host-record=other.example,203.0.113.12",
+        "--host-record=self.corp,127.0.0.2",
+    ];
     let dns = dnsmasq(&scene.world, &scene.world.provider, "203.0.113.11", &records);
-    let agent = scene.world.agent(&toml(&scene, policy));
+    let agent = scene.world.agent(&toml(&scene));
     (scene, [dns], agent)
 }
 
 fn toml(scene: &Scene, policy: &str) -> String {
     scene.toml(&format!("[policy]\n{policy}\n"))
+}
+
+/// Has the target look a name up.
+fn look_up(scene: &Scene, name: &str) {
+    let ask = Spawn::new("getent").args(["ahostsv4", name]).netns(&scene.world.host).cgroup(&scene.world.app);
+    scene.world.lab.spawn(ask).unwrap().finish(SOON).unwrap();
 }
 
 fn show(scene: &Scene) -> Value {
@@ -59,10 +73,4 @@ fn asked(scene: &Scene, args: &[&str]) -> (i32, String) {
     let mut child = scene.world.lab.spawn(spawn).unwrap();
     let code = child.wait(SOON).unwrap().code().unwrap();
     (code, child.stdout())
-}
-
-/// Has the target look a name up.
-fn look_up(scene: &Scene, name: &str) {
-    let ask = Spawn::new("getent").args(["ahostsv4", name]).netns(&scene.world.host).cgroup(&scene.world.app);
-    scene.world.lab.spawn(ask).unwrap().finish(SOON).unwrap();
 }
