@@ -42,7 +42,7 @@ impl Opinion {
             }
         }
         // One side that wants the host and blocks the port is not two that disagree.
-        flags &= !(flags / BLOCKS_PORT & WANTED);
+        flags &= !((flags / BLOCKS_PORT) & WANTED);
         Self(flags | answer.entry() << ENTRY_AT)
     }
 
@@ -105,7 +105,7 @@ impl Opinion {
     /// Without a branch, which the verifier would follow both ways.
     #[inline(always)]
     const fn not_yet(self) -> u32 {
-        let blocked = (self.0 / BLOCKED | self.0 / BLOCKS_PORT) & 1;
+        let blocked = ((self.0 / BLOCKED) | (self.0 / BLOCKS_PORT)) & 1;
         (blocked ^ 1) * NOT_YET
     }
 
