@@ -1,7 +1,8 @@
-//! The check of the documentation: what it tells people to type must exist.
+//! The check of the documentation: what it tells people to type must exist, and its tables must be whole.
 
 mod page;
 mod shell;
+mod table;
 mod usage;
 
 use std::{
@@ -14,6 +15,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::workspace;
 use page::{Block, Page};
+use table::Table;
 use usage::{Manual, Program};
 
 /// Checks README.md, ARCHITECTURE.md and docs/*.md against the programs in `target/debug`.
@@ -51,15 +53,19 @@ pub fn check() -> Result<()> {
                 }
             }
         }
+        checked += page.tables.len();
+        for (line, problem) in page.tables.iter().flat_map(Table::problems) {
+            report(line, problem);
+        }
     }
     for problem in &problems {
         println!("{problem}");
     }
     if problems.is_empty() {
-        println!("{checked} commands, configurations and links are real");
+        println!("{checked} commands, configurations, links and tables are right");
         Ok(())
     } else {
-        bail!("{} of {checked} commands, configurations and links are wrong", problems.len())
+        bail!("{} problems among {checked} commands, configurations, links and tables", problems.len())
     }
 }
 

@@ -2,13 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag, TagEnd};
+use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
+
+use super::table::{Row, Table};
 
 /// What a page holds.
 #[derive(Debug, Default)]
 pub struct Page {
     pub blocks: Vec<Block>,
     pub links: Vec<Link>,
+    pub tables: Vec<Table>,
 }
 
 /// A fenced code block.
@@ -36,7 +39,7 @@ impl Page {
         let line_of = |offset: usize| 1 + markdown[..offset].matches('\n').count();
         let mut page = Self::default();
         let mut open: Option<Block> = None;
-        for (event, range) in Parser::new(markdown).into_offset_iter() {
+        for (event, range) in Parser::new_ext(markdown, Options::ENABLE_TABLES).into_offset_iter() {
             match event {
                 Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(info))) => {
                     open = Some(Block {
@@ -53,6 +56,18 @@ impl Page {
                 Event::End(TagEnd::CodeBlock) => page.blocks.extend(open.take()),
                 Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
                     page.links.push(Link { line: line_of(range.start), target: dest_url.into_string() });
+                }
+                Event::Start(Tag::TableHead) => {
+                    let head = Row::parse(line_of(range.start), &markdown[range]);
+                    page.tables.push(Table { head, rows: Vec::new() });
+                }
+                Event::Start(Tag::TableRow) => {
+                    if let Some(table) = page.tables.last_mut() {
+                        table.rows.push(Row::parse(line_of(range.start), &markdown[range]));
+                    }
+                }
+                Event::Start(Tag::Paragraph) => {
+                    page.tables.extend(Table::broken(line_of(range.start), &markdown[range]));
                 }
                 _ => {}
             }
