@@ -89,7 +89,7 @@ impl Agent {
         let policy = &self.config.policy;
         let exact = exact_names(policy.allow.iter().chain(&policy.block));
         self.care.unstored.retain(|name, _| exact.contains(name));
-        self.names.follow(&exact, policy.min_ttl, Instant::now());
+        self.names.follow(&exact, Instant::now());
         let relearned = self.relearn(Old::Go).and_then(|()| self.state.known.all());
         if let Err(e) = relearned.and_then(|all| self.mark_known(&all)) {
             tracing::error!(error = %e, "what was learned of names is not all in effect");

@@ -14,7 +14,6 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use tokio::{task::JoinSet, time::Instant};
@@ -75,10 +74,9 @@ impl Resolution {
         Self { schedule: Schedule::default(), running: JoinSet::new(), files, mark, host: None }
     }
 
-    /// Follows these names (lower case, no last dot) and no others. What is known of those that stay is kept. No
-    /// answer is taken to expire before `min_ttl`.
-    pub fn follow(&mut self, names: &BTreeSet<String>, min_ttl: Duration, now: Instant) {
-        self.schedule.follow(names, min_ttl, now);
+    /// Follows these names (lower case, no last dot) and no others. What is known of those that stay is kept.
+    pub fn follow(&mut self, names: &BTreeSet<String>, now: Instant) {
+        self.schedule.follow(names, now);
     }
 
     /// When [`Resolution::begin_due`] has something to do; `None` if it has not before a look-up ends.

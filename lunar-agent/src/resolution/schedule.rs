@@ -1,6 +1,6 @@
 //! Which name is looked up when. Pure: time, answers and randomness come in, names come out.
 //!
-//! A name is asked for again before what is known of it expires. One that fails is tried again ever more seldom and
+//! A name is asked for again before the TTL of its answer ends. One that fails is tried again ever more seldom and
 //! keeps its addresses meanwhile. Few look-ups are under way at a time and they begin one after the other, because
 //! ten thousand questions at once are an attack on the host's own resolver.
 
@@ -19,6 +19,9 @@ use super::error::LookupError;
 const IN_FLIGHT: usize = 16;
 /// From the beginning of one look-up to that of the next, at least.
 const PACE: Duration = Duration::from_millis(2);
+/// A shorter TTL is taken for this: no server is asked for the same name all the time. In the meantime the addresses of
+/// before stay in effect, for `min_ttl`.
+const SHORTEST: Duration = Duration::from_secs(5);
 /// A longer TTL is not relied upon.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// Shares of the TTL at which a name is asked for again.
@@ -52,7 +55,6 @@ pub struct NameState {
 /// The names that are followed.
 #[derive(Debug, Default)]
 pub struct Schedule {
-    min_ttl: Duration,
     names: BTreeMap<Arc<str>, NameState>,
     /// Every name that is not being asked for, by its `next`.
     due: BTreeSet<(Instant, Arc<str>)>,
@@ -63,7 +65,7 @@ pub struct Schedule {
 
 impl Schedule {
     /// Follows these names and no others. What is known of those that stay is kept.
-    pub fn follow(&mut self, names: &BTreeSet<String>, min_ttl: Duration, now: Instant) {
+    pub fn follow(&mut self, names: &BTreeSet<String>, now: Instant) {
         let due = &mut self.due;
         self.names.retain(|name, state| {
             let stays = names.contains(&**name);
@@ -77,25 +79,6 @@ impl Schedule {
                 let name: Arc<str> = name.as_str().into();
                 self.due.insert((now, Arc::clone(&name)));
                 self.names.insert(name, NameState { next: Some(now), ..NameState::default() });
-            }
-        }
-        if min_ttl < self.min_ttl {
-            self.hasten(min_ttl);
-        }
-        self.min_ttl = min_ttl;
-    }
-
-    /// A shorter `min_ttl` makes some answers expire earlier than was thought when they came.
-    fn hasten(&mut self, min_ttl: Duration) {
-        for (name, state) in &mut self.names {
-            let (Some(next), Some(answered), 0) = (state.next, state.answered, state.failures) else {
-                continue;
-            };
-            let latest = answered + lifetime(&state.addresses, min_ttl).mul_f64(REFRESH[1]);
-            if next > latest {
-                self.due.remove(&(next, Arc::clone(name)));
-                self.due.insert((latest, Arc::clone(name)));
-                state.next = Some(latest);
             }
         }
     }
@@ -134,7 +117,7 @@ impl Schedule {
                 state.answered = Some(now);
                 state.failure = None;
                 state.failures = 0;
-                between(REFRESH, lifetime(&state.addresses, self.min_ttl), random)
+                between(REFRESH, lifetime(&state.addresses), random)
             }
             Err(failure) => {
                 state.failure = Some(failure);
@@ -188,10 +171,10 @@ const fn names(count: usize) -> &'static str {
     if count == 1 { "name" } else { "names" }
 }
 
-/// How long an answer is taken to hold.
-fn lifetime(addresses: &[Answer], min_ttl: Duration) -> Duration {
+/// From an answer to the end of its TTL.
+fn lifetime(addresses: &[Answer]) -> Duration {
     let shortest = addresses.iter().map(|(_, ttl)| *ttl).min().unwrap_or_default();
-    shortest.min(LONGEST).max(min_ttl)
+    shortest.clamp(SHORTEST, LONGEST)
 }
 
 fn retry(failures: u32) -> Duration {

@@ -4,8 +4,6 @@ use proptest::prelude::*;
 
 use super::*;
 
-const MIN_TTL: Duration = Duration::from_secs(30);
-
 fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
@@ -25,7 +23,7 @@ fn failed() -> Result<Vec<Answer>, LookupError> {
 /// A schedule that follows these names, from `now`.
 fn following(names: &[&str], now: Instant) -> Schedule {
     let mut schedule = Schedule::default();
-    schedule.follow(&set(names), MIN_TTL, now);
+    schedule.follow(&set(names), now);
     schedule
 }
 
@@ -60,10 +58,12 @@ fn a_new_name_is_asked_for_at_once_and_then_before_its_answer_expires() {
 }
 
 #[test]
-fn no_ttl_is_too_short_or_too_long_to_be_kept_to() {
+fn a_short_ttl_is_kept_to_and_none_is_too_short_or_too_long_for_that() {
     let mut s = following(&["a.example"], Instant::now());
+    let (now, _) = turn(&mut s, Ok(vec![answer(1, 6)]), 1.0);
+    assert!(wait(&s, "a.example", now) < secs(6), "it is asked for again when its TTL is over");
     let (now, _) = turn(&mut s, Ok(vec![answer(1, 0)]), 0.0);
-    assert_eq!(wait(&s, "a.example", now), MIN_TTL.mul_f64(0.7));
+    assert!(wait(&s, "a.example", now) > secs(3), "a server that says 0 is asked all the time");
     let (now, _) = turn(&mut s, Ok(vec![answer(1, u32::MAX.into())]), 1.0);
     assert_eq!(wait(&s, "a.example", now), LONGEST.mul_f64(0.9));
 }
@@ -95,7 +95,7 @@ fn ten_thousand_names_are_asked_for_one_after_the_other_and_few_at_a_time() {
     let names: BTreeSet<String> = (0..10_000).map(|i| format!("n{i}.example")).collect();
     let start = Instant::now();
     let mut s = Schedule::default();
-    s.follow(&names, MIN_TTL, start);
+    s.follow(&names, start);
     let mut under_way = Vec::new();
     let mut seen = BTreeSet::new();
     let mut now = start;
@@ -125,7 +125,7 @@ fn names_that_stay_keep_what_is_known_and_those_that_go_are_forgotten() {
     turn(&mut s, Ok(vec![answer(1, 600)]), 0.5);
     turn(&mut s, failed(), 0.5);
     let kept = s.state("a.example").cloned();
-    s.follow(&set(&["a.example", "c.example"]), MIN_TTL, start + secs(1));
+    s.follow(&set(&["a.example", "c.example"]), start + secs(1));
     assert_eq!(s.state("a.example").cloned(), kept);
     assert_eq!(s.state("b.example"), None);
     let (_, next) = turn(&mut s, Ok(vec![answer(3, 600)]), 0.5);
@@ -140,27 +140,16 @@ fn what_ends_after_its_name_was_given_up_changes_nothing_but_makes_room() {
     let now = Instant::now();
     let mut s = following(&["a.example"], now);
     let name = s.begin(now).expect("due");
-    s.follow(&set(&[]), MIN_TTL, now);
+    s.follow(&set(&[]), now);
     assert!(!s.on_done(&name, Ok(vec![answer(1, 60)]), now, 0.5));
     assert_eq!((s.in_flight, s.state("a.example"), s.next_wake()), (0, None, None));
 
-    s.follow(&set(&["a.example"]), MIN_TTL, now);
+    s.follow(&set(&["a.example"]), now);
     let first = s.begin(now + secs(1)).expect("due");
-    s.follow(&set(&[]), MIN_TTL, now);
-    s.follow(&set(&["a.example"]), MIN_TTL, now);
+    s.follow(&set(&[]), now);
+    s.follow(&set(&["a.example"]), now);
     assert!(s.on_done(&first, Ok(vec![answer(1, 60)]), now, 0.5), "its answer is as good as any");
     assert_eq!((s.in_flight, s.due.len()), (0, 1));
-}
-
-#[test]
-fn a_shorter_min_ttl_takes_effect_at_once() {
-    let start = Instant::now();
-    let mut s = Schedule::default();
-    s.follow(&set(&["a.example"]), secs(3_600), start);
-    turn(&mut s, Ok(vec![answer(1, 10)]), 0.5);
-    s.follow(&set(&["a.example"]), MIN_TTL, start);
-    assert_eq!(wait(&s, "a.example", start), MIN_TTL.mul_f64(0.9));
-    assert_eq!(s.next_wake(), Some(start + MIN_TTL.mul_f64(0.9)));
 }
 
 #[test]
@@ -168,7 +157,7 @@ fn problems_name_a_few_and_count_the_rest() {
     let now = Instant::now();
     let names: Vec<String> = (0..8).map(|i| format!("n{i}.example")).collect();
     let mut s = Schedule::default();
-    s.follow(&names.iter().cloned().collect(), MIN_TTL, now);
+    s.follow(&names.iter().cloned().collect(), now);
     assert_eq!(s.problems(), ["8 names of the policy not resolved yet"]);
     turn(&mut s, Ok(vec![answer(1, 60)]), 0.5);
     for _ in 1..8 {
@@ -181,7 +170,7 @@ fn problems_name_a_few_and_count_the_rest() {
     while turn(&mut s, failed(), 0.0).1.as_ref() != "n0.example" {}
     let problems = s.problems();
     assert_eq!(problems[5], "and 3 more names cannot be resolved", "those without addresses come first");
-    s.follow(&set(&["n0.example"]), MIN_TTL, now);
+    s.follow(&set(&["n0.example"]), now);
     let [problem] = s.problems().try_into().expect("one problem");
     assert!(problem.ends_with("; using the addresses of before"), "{problem}");
 }
@@ -216,7 +205,7 @@ proptest! {
             match act {
                 Act::Follow(ids) => {
                     let names = ids.iter().map(|i| format!("n{i}.example")).collect();
-                    s.follow(&names, MIN_TTL, now);
+                    s.follow(&names, now);
                     prop_assert!(s.names.keys().map(|name| name.to_string()).eq(names));
                 }
                 Act::Pass(ms) => now += Duration::from_millis(ms),
@@ -233,7 +222,7 @@ proptest! {
                         let wait = wait(&s, &name, now);
                         let (least, most) = match ttl {
                             Some(ttl) => {
-                                let ttl = secs(ttl).clamp(MIN_TTL, LONGEST);
+                                let ttl = secs(ttl).clamp(SHORTEST, LONGEST);
                                 (ttl.mul_f64(0.7), ttl.mul_f64(0.9))
                             }
                             None => (FIRST_RETRY.mul_f64(0.75), LAST_RETRY),
