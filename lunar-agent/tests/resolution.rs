@@ -197,6 +197,37 @@ fn what_has_no_address_says_why() {
 }
 
 #[test]
+fn addresses_that_mean_something_else_on_every_host_are_none() {
+    let s = Scene::new("nowhere");
+    let _server = s.server(
+        SERVER,
+        &[
+            "--address=/sink.example/0.0.0.0",
+            "--address=/sink.example/::",
+            "--host-record=half.example,0.0.0.0",
+            "--host-record=mixed.example,203.0.113.9,::1,60",
+            "--host-record=mixed.example,169.254.0.9,60",
+            "--host-record=moves.example,203.0.113.7,60",
+        ],
+    );
+    fs::write(&s.files.hosts, "127.0.0.1 dev.example moves.example\n").unwrap();
+    let names = ["sink.example", "half.example", "mixed.example", "dev.example", "moves.example"];
+    s.following(&names, async |f| {
+        f.settled(&names).await;
+        let only = "has only addresses of it that mean something else on every host, such as";
+        assert_eq!(f.failure("sink.example"), format!("{SERVER}:53 {only} 0.0.0.0"));
+        assert_eq!(f.failure("half.example"), format!("{SERVER}:53 {only} 0.0.0.0"), "and no IPv6 address");
+        assert_eq!(f.failure("dev.example"), format!("the hosts file {only} 127.0.0.1"));
+        assert_eq!(f.answers("mixed.example"), answers([("203.0.113.9", 60)]));
+        assert_eq!(f.0.problems().len(), 4);
+
+        fs::write(&s.files.hosts, "").unwrap();
+        f.until("the name server is asked", |r| r.state("moves.example").unwrap().answered.is_some()).await;
+        assert_eq!(f.answers("moves.example"), answers([("203.0.113.7", 60)]));
+    });
+}
+
+#[test]
 fn an_answer_that_is_too_long_for_udp_comes_by_tcp() {
     let s = Scene::new("long");
     let long = s.long();

@@ -209,10 +209,6 @@ impl Agent {
         let (mut fresh, mut stored, mut unstored) = (Vec::new(), 0, 0);
         for (ip, ttl) in &resolved.addresses {
             let key = LearnedKey { cgroup: 0, address: Address::from(*ip) };
-            // A name that means this host is not the gateway's to reach; but blocked is blocked.
-            if answer.wanted() && key.address.is_nowhere_else() {
-                continue;
-            }
             let seconds = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
             match self.enter_address(key, id, expiry(now, seconds, min_ttl, grace), &wire, now) {
                 Ok(Some(new)) => {

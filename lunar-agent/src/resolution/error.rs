@@ -1,6 +1,10 @@
 //! Why a name has no addresses, in words for `status` and `policy show`.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 /// Why a look-up brought no address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,6 +24,14 @@ pub enum LookupError {
         /// Who said so.
         server: SocketAddr,
     },
+    /// None of its addresses leads to what is meant from anywhere but one host: loopback, link-local, unspecified, multicast.
+    #[error("{by} has only addresses of it that mean something else on every host, such as {address}")]
+    Nowhere {
+        /// Who has them.
+        by: Origin,
+        /// One of them.
+        address: IpAddr,
+    },
     /// No server gave an answer that is one: each server's fault in its last attempt.
     #[error("{}", List(.0))]
     NoServer(Vec<Fault>),
@@ -32,9 +44,28 @@ impl LookupError {
             Self::NoAddress { .. } => 0,
             Self::NoSuchName { .. } => 1,
             Self::NoServer(_) => 2,
-            Self::Name => 3,
+            Self::Nowhere { .. } => 3,
+            Self::Name => 4,
         };
         if weight(&other) > weight(&self) { other } else { self }
+    }
+}
+
+/// Where addresses came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// hosts(5).
+    HostsFile,
+    /// A name server.
+    Server(SocketAddr),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HostsFile => f.write_str("the hosts file"),
+            Self::Server(address) => address.fmt(f),
+        }
     }
 }
 

@@ -21,10 +21,11 @@ use hickory_resolver::{
     },
     system_conf::parse_resolv_conf,
 };
+use lunar_common::net::Address;
 use tokio::time::timeout;
 
 use super::{
-    error::{Fault, LookupError},
+    error::{Fault, LookupError, Origin},
     marked::Marked,
     schedule::Answer,
 };
@@ -69,7 +70,7 @@ impl Host {
     }
 
     /// The addresses of a name (without its last dot), IPv4 and IPv6, each with its TTL; 0 for those of the hosts file,
-    /// which may change at any time.
+    /// which may change at any time. Those that mean something else on every host are none: a gateway could not reach them.
     ///
     /// # Errors
     /// When there is none. One family that fails while the other has addresses is no failure.
@@ -77,7 +78,7 @@ impl Host {
         let name = Name::from_ascii(format!("{name}.")).map_err(|_| LookupError::Name)?;
         let known = self.in_hosts_file(&name);
         if !known.is_empty() {
-            return Ok(known);
+            return that_lead_anywhere(known, Origin::HostsFile);
         }
         match tokio::join!(self.ask(&name, RecordType::A), self.ask(&name, RecordType::AAAA)) {
             (Ok(mut v4), v6) => {
@@ -157,7 +158,10 @@ impl Server {
         match answer.unwrap_or(Err(NetError::Timeout)) {
             Ok(found) => {
                 let found = addresses(&found);
-                if found.is_empty() { Err(LookupError::NoAddress { server }) } else { Ok(found) }
+                if found.is_empty() {
+                    return Err(LookupError::NoAddress { server });
+                }
+                that_lead_anywhere(found, Origin::Server(server))
             }
             Err(error) => Err(self.understand(error)),
         }
@@ -185,4 +189,52 @@ fn addresses(lookup: &Lookup) -> Vec<Answer> {
     let ttl = |seconds: u32| Duration::from_secs(seconds.into());
     let address = |address: IpAddr| address.to_canonical();
     lookup.answers().iter().filter_map(|r| Some((address(r.data.ip_addr()?), ttl(r.ttl)))).collect()
+}
+
+/// What is left of addresses without those that mean something else on every host; if it is nothing, what is wrong.
+fn that_lead_anywhere(found: Vec<Answer>, by: Origin) -> Result<Vec<Answer>, LookupError> {
+    let (nowhere, found): (Vec<Answer>, Vec<Answer>) =
+        found.into_iter().partition(|(address, _)| Address::from(*address).is_nowhere_else());
+    match nowhere.first() {
+        Some((address, _)) if found.is_empty() => Err(LookupError::Nowhere { by, address: *address }),
+        _ => Ok(found),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answers(all: &[&str]) -> Vec<Answer> {
+        all.iter().map(|a| (a.parse().expect("an address"), Duration::from_secs(60))).collect()
+    }
+
+    #[test]
+    fn an_address_that_means_something_else_elsewhere_is_none() {
+        let by = Origin::Server(([10, 0, 0, 2], 53).into());
+        for nowhere in
+            ["127.0.0.1", "0.0.0.0", "169.254.169.254", "224.0.0.1", "::1", "::", "fe80::1", "ff02::1"]
+        {
+            let address = nowhere.parse().expect("an address");
+            assert_eq!(
+                that_lead_anywhere(answers(&[nowhere]), by),
+                Err(LookupError::Nowhere { by, address })
+            );
+            let mixed = answers(&["203.0.113.1", nowhere, "10.0.0.1"]);
+            assert_eq!(that_lead_anywhere(mixed, by), Ok(answers(&["203.0.113.1", "10.0.0.1"])), "{nowhere}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_the_hosts_file_keeps_on_this_host_has_no_address() {
+        let hosts = b"127.0.0.1 local.example both.example\n::1 local.example\n203.0.113.1 both.example\n";
+        let host = Host::new("", hosts, 0);
+        let failure = host.look_up("local.example").await.expect_err("it has no address for a gateway");
+        assert_eq!(
+            failure.to_string(),
+            "the hosts file has only addresses of it that mean something else on every host, such as 127.0.0.1"
+        );
+        let both = host.look_up("both.example").await;
+        assert_eq!(both, Ok(vec![("203.0.113.1".parse().expect("an address"), Duration::ZERO)]));
+    }
 }

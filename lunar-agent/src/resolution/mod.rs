@@ -18,7 +18,7 @@ use std::{
 
 use tokio::{task::JoinSet, time::Instant};
 
-pub use error::{Fault, LookupError};
+pub use error::{Fault, LookupError, Origin};
 use lookup::Host;
 use schedule::Schedule;
 pub use schedule::{Answer, NameState};

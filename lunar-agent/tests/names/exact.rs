@@ -4,7 +4,10 @@ use crate::{
     asker::Asker,
     scene::Scene,
     servers::{self, SERVER},
-    world::{dns::resolv_conf, eventually},
+    world::{
+        dns::{dnsmasq, resolv_conf},
+        eventually,
+    },
 };
 
 #[test]
@@ -29,4 +32,23 @@ fn an_exact_name_needs_no_answer_that_can_be_read() {
     scene.world.redirects("198.51.100.1:80", 1, &[]);
     scene.world.goes_direct("policy", "198.51.100.3:80", 1, &[]);
     scene.world.goes_direct("policy", "198.51.100.4:80", 1, &[]);
+}
+
+#[test]
+fn a_name_that_leads_nowhere_else_is_a_problem_that_is_shown() {
+    let scene = Scene::new("nowhere");
+    let record = "--host-record=sink.example,0.0.0.0,::";
+    let _server = dnsmasq(&scene.world, &scene.world.provider, SERVER, &[record]);
+    resolv_conf(&scene.world, &format!("nameserver {SERVER}\n"));
+    let _agent = scene.agent_that_wants(&["sink.example"], "", &[]);
+    let reason = format!(
+        "{SERVER}:53 has only addresses of it that mean something else on every host, such as 0.0.0.0"
+    );
+    let problem = format!("sink.example cannot be resolved: {reason}");
+    eventually("the problem is shown", || {
+        scene.world.status()["gateway"]["problems"].as_array().unwrap().contains(&problem.as_str().into())
+    });
+    let shown = scene.world.run(&["policy", "show"]);
+    let shown = String::from_utf8_lossy(&shown.stdout);
+    assert!(shown.contains(&reason), "{shown}");
 }
