@@ -24,6 +24,7 @@ use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
+    task::JoinSet,
     time::{Interval, MissedTickBehavior},
 };
 
@@ -76,8 +77,9 @@ pub async fn run(sources: Sources, loaded: Loaded) -> Result<(), DaemonError> {
         }
     };
     let (asks, mut asked) = mpsc::channel(16);
+    let mut serving = JoinSet::new();
     if let Some(listener) = agent.take_listener() {
-        tokio::spawn(server::serve(listener, asks));
+        serving.spawn(server::serve(listener, asks));
     }
     agent.follow_kernel_log();
     let mut events = Events::open(agent.pins())?;
@@ -96,6 +98,8 @@ pub async fn run(sources: Sources, loaded: Loaded) -> Result<(), DaemonError> {
                 Err(source) => return Err(DaemonError::Events(source)),
             },
             Some((request, answer)) = asked.recv() => agent.on_request(request, answer),
+            // It ends only by a panic, and an agent that cannot be asked is not to be.
+            Some(Err(e)) = serving.join_next() => std::panic::resume_unwind(e.into_panic()),
             () = addresses.come() => agent.watch_addresses(),
             _ = hang_up.recv() => agent.begin_reload(None),
             () = watchdog.due() => notify(&[NotifyState::Watchdog]),

@@ -1,6 +1,7 @@
 //! Why a name has no addresses, in words for `status` and `policy show`.
 
 use std::{
+    any::Any,
     fmt,
     net::{IpAddr, SocketAddr},
     time::Duration,
@@ -35,6 +36,9 @@ pub enum LookupError {
     /// No server gave an answer that is one: each server's fault in its last attempt.
     #[error("{}", List(.0))]
     NoServer(Vec<Fault>),
+    /// The code that asks and reads answers has a fault. What was said in the panic.
+    #[error("its look-up met a fault of this program, please report it: {0}")]
+    Panicked(String),
 }
 
 impl LookupError {
@@ -46,8 +50,16 @@ impl LookupError {
             Self::NoServer(_) => 2,
             Self::Nowhere { .. } => 3,
             Self::Name => 4,
+            Self::Panicked(_) => 5,
         };
         if weight(&other) > weight(&self) { other } else { self }
+    }
+
+    /// From what a panic left.
+    pub(super) fn panicked(payload: &(dyn Any + Send)) -> Self {
+        let literal = payload.downcast_ref::<&str>().copied();
+        let said = literal.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        Self::Panicked(said.unwrap_or("a panic without a text").to_owned())
     }
 }
 

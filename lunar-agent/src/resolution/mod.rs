@@ -12,16 +12,23 @@ use std::{
     collections::BTreeSet,
     fs, io,
     os::unix::fs::MetadataExt,
+    panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use futures_util::FutureExt as _;
 use tokio::{task::JoinSet, time::Instant};
 
 pub use error::{Fault, LookupError, Origin};
 use lookup::Host;
 use schedule::Schedule;
 pub use schedule::{Answer, NameState};
+
+const _: () = assert!(
+    cfg!(panic = "unwind"),
+    "a panic over an answer from the network would end the agent, at each start anew"
+);
 
 /// The files that say how this host resolves names.
 #[derive(Clone, Debug)]
@@ -88,11 +95,23 @@ impl Resolution {
     pub fn begin_due(&mut self, now: Instant) {
         while let Some(name) = self.schedule.begin(now) {
             let host = self.host();
-            self.running.spawn(async move {
-                let result = host.look_up(&name).await;
-                Answered { name, result }
-            });
+            self.spawn(Arc::clone(&name), async move { host.look_up(&name).await });
         }
+    }
+
+    /// Begins a look-up. It reads what the network sends, with code that is not ours: if that panics, the name has failed and
+    /// not the agent, which would look it up again as soon as it is started anew.
+    fn spawn(
+        &mut self,
+        name: Arc<str>,
+        look_up: impl Future<Output = Result<Vec<Answer>, LookupError>> + Send + 'static,
+    ) {
+        self.running.spawn(async move {
+            // What a panic leaves half done is let go of in `on_done`.
+            let ended = AssertUnwindSafe(look_up).catch_unwind().await;
+            let result = ended.unwrap_or_else(|payload| Err(LookupError::panicked(&*payload)));
+            Answered { name, result }
+        });
     }
 
     /// The next look-up that ends; `None` at once while none is under way. May be dropped at any time.
@@ -105,8 +124,13 @@ impl Resolution {
     pub fn on_done(&mut self, answered: Answered, now: Instant) -> Option<Resolved> {
         let Answered { name, result } = answered;
         let found = result.as_ref().ok().cloned();
-        if let Err(reason) = &result {
-            tracing::debug!(name = &*name, %reason, "not resolved");
+        match &result {
+            Err(reason @ LookupError::Panicked(_)) => {
+                tracing::error!(name = &*name, %reason, "not resolved");
+                self.host = None;
+            }
+            Err(reason) => tracing::debug!(name = &*name, %reason, "not resolved"),
+            Ok(_) => {}
         }
         let followed = self.schedule.on_done(&name, result, now, fastrand::f64());
         found.filter(|_| followed).map(|addresses| Resolved { name: name.to_string(), addresses })
@@ -163,4 +187,44 @@ fn contents(path: &Path) -> Vec<u8> {
         }
         Vec::new()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_over_an_answer_is_the_failure_of_one_name() {
+        let now = Instant::now();
+        let mut resolution = Resolution::new(0);
+        resolution.follow(&["a.example", "b.example"].map(str::to_owned).into(), now);
+        let broken = resolution.host();
+        let mut begin = || {
+            let due = resolution.schedule.next_wake().expect("due");
+            resolution.schedule.begin(due).expect("due")
+        };
+        let (first, second) = (begin(), begin());
+        resolution.spawn(first, async { panic!("index out of bounds") });
+        resolution.spawn(second, async { panic!("a label of {} bytes", "64") });
+        for failed in 1..=2 {
+            let answered = resolution.next_done().await.expect("two are under way");
+            assert_eq!(resolution.on_done(answered, now), None);
+            assert_eq!(
+                resolution.problems().iter().filter(|p| p.contains("cannot be resolved")).count(),
+                failed
+            );
+        }
+        assert_eq!(
+            resolution.problems(),
+            [
+                "a.example cannot be resolved: its look-up met a fault of this program, please report it: index out of bounds",
+                "b.example cannot be resolved: its look-up met a fault of this program, please report it: a label of 64 bytes",
+            ]
+        );
+        assert!(resolution.next_wake().is_some_and(|at| at > now), "they are tried again later");
+        assert!(
+            !Arc::ptr_eq(&resolution.host(), &broken),
+            "what a panic may have left half done is not used again"
+        );
+    }
 }

@@ -174,7 +174,11 @@ async fn serve(
     }
     drop(open);
 
-    signals.recv().await;
+    tokio::select! {
+        _ = signals.recv() => {}
+        // One that takes connections ends only by a panic.
+        Some(Err(e)) = accepting.join_next() => std::panic::resume_unwind(e.into_panic()),
+    }
     log(Event::Stopping);
     accepting.shutdown().await;
     tokio::select! {
