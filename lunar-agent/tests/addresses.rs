@@ -139,6 +139,25 @@ fn an_address_that_the_host_gets_is_internal() {
     });
 }
 
+/// The agent looks once a second, too, and may look before it hears what the kernel told; but not each time.
+#[test]
+fn a_change_of_the_hosts_addresses_is_noticed_because_the_kernel_tells() {
+    let s = Scene::new("netlink");
+    let agent = s.world.agent(&s.toml(""));
+    let address = format!("{}/32", PROVIDER.split(':').next().unwrap());
+    let mut noticed = Vec::new();
+    while noticed.len() < 10 && !noticed.iter().any(|line: &String| line.contains("by=\"netlink\"")) {
+        let mark = agent.child.mark();
+        if noticed.len() % 2 == 0 {
+            s.world.host.address_add("lo", &address).unwrap();
+        } else {
+            s.world.host.address_del("lo", &address).unwrap();
+        }
+        noticed.push(agent.child.wait_for_line_after(mark, "addresses changed", SOON).unwrap());
+    }
+    assert!(noticed.iter().any(|line| line.contains("by=\"netlink\"")), "{noticed:#?}");
+}
+
 #[test]
 fn the_kernel_tells_of_each_change_and_of_many_only_once() {
     let lab = Lab::new("told").unwrap();

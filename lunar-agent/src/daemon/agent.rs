@@ -276,7 +276,7 @@ impl Agent {
             self.next_watch = now + WATCH_EVERY;
             self.watch_gateways();
             self.watch_targets();
-            self.watch_addresses();
+            self.watch_addresses("watch");
         }
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP_EVERY;

@@ -151,8 +151,8 @@ async fn resolve_within(limit: Duration, specs: &[EndpointSpec]) -> Vec<Resoluti
 }
 
 impl Agent {
-    /// Looks whether the addresses are what they were.
-    pub(super) fn watch_addresses(&mut self) {
+    /// Looks whether the addresses are what they were; `by` is what made it look.
+    pub(super) fn watch_addresses(&mut self, by: &'static str) {
         let now = Instant::now();
         let due = now >= self.lookups.next;
         let specs = &self.config.gateway.endpoints;
@@ -168,9 +168,9 @@ impl Agent {
         match settings::own_addresses() {
             // Loading a generation takes its time: one that failed is not tried again every second.
             Ok(own) if own != self.own_addresses && (due || !failed) => {
-                self.change(self.lookups.resolutions.clone(), own);
+                self.change(self.lookups.resolutions.clone(), own, by);
             }
-            Ok(own) if due && failed && !has_names => self.change(self.lookups.resolutions.clone(), own),
+            Ok(own) if due && failed && !has_names => self.change(self.lookups.resolutions.clone(), own, by),
             Ok(_) => {}
             Err(e) if due => tracing::warn!(error = %e, "this host's addresses cannot be read"),
             Err(_) => {}
@@ -185,18 +185,18 @@ impl Agent {
             .map(|(new, old)| new.or_before(old))
             .collect();
         self.lookups.show(&merged);
-        self.change(merged, self.own_addresses.clone());
+        self.change(merged, self.own_addresses.clone(), "resolution");
     }
 
-    /// Puts other addresses in effect, where they make a difference. What fails is tried again.
-    fn change(&mut self, resolutions: Vec<Resolution>, own: BTreeSet<IpAddr>) {
+    /// Puts other addresses in effect, where they make a difference. What fails is tried again. `by` is what told of them.
+    fn change(&mut self, resolutions: Vec<Resolution>, own: BTreeSet<IpAddr>, by: &'static str) {
         let endpoints = endpoint::place(&resolutions, &held(&self.endpoints));
         let of_gateway = endpoints != self.endpoints;
         let of_host =
             settings::that_matter(&own, &endpoints) != settings::that_matter(&self.own_addresses, &endpoints);
         let done = if of_gateway || of_host {
             let addresses: Vec<_> = endpoints.iter().map(|e| e.address).collect();
-            tracing::info!(of_gateway, of_host, endpoints = ?addresses, "addresses changed");
+            tracing::info!(by, of_gateway, of_host, endpoints = ?addresses, "addresses changed");
             let config = Arc::clone(&self.config);
             self.renew(Plan { config, own_addresses: own, endpoints, targets: self.targets.clone() })
         } else {

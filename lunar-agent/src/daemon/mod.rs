@@ -100,7 +100,7 @@ pub async fn run(sources: Sources, loaded: Loaded) -> Result<(), DaemonError> {
             Some((request, answer)) = asked.recv() => agent.on_request(request, answer),
             // It ends only by a panic, and an agent that cannot be asked is not to be.
             Some(Err(e)) = serving.join_next() => std::panic::resume_unwind(e.into_panic()),
-            () = addresses.come() => agent.watch_addresses(),
+            () = addresses.come() => agent.watch_addresses("netlink"),
             _ = hang_up.recv() => agent.begin_reload(None),
             () = watchdog.due() => notify(&[NotifyState::Watchdog]),
             signal = signals.stop() => break signal,
