@@ -1,12 +1,14 @@
 //! Exact names, which the agent asks for itself: nothing is missed where it knows what the kernel cannot see.
 
+use std::time::Duration;
+
 use crate::{
-    asker::Asker,
+    asker::{Asker, Question},
     scene::Scene,
     servers::{self, SERVER},
     world::{
         dns::{dnsmasq, resolv_conf},
-        eventually,
+        eventually, within,
     },
 };
 
@@ -46,9 +48,32 @@ fn a_name_that_leads_nowhere_else_is_a_problem_that_is_shown() {
     );
     let problem = format!("sink.example cannot be resolved: {reason}");
     eventually("the problem is shown", || {
-        scene.world.status()["gateway"]["problems"].as_array().unwrap().contains(&problem.as_str().into())
+        scene.world.status()["policy"]["problems"].as_array().unwrap().contains(&problem.as_str().into())
     });
     let shown = scene.world.run(&["policy", "show"]);
     let shown = String::from_utf8_lossy(&shown.stdout);
     assert!(shown.contains(&reason), "{shown}");
+}
+
+/// What the agent knew and knows no more is a miss again where the target's own answer cannot be read.
+#[test]
+fn what_the_agent_knows_no_longer_is_missed() {
+    let scene = Scene::new("no-longer");
+    let _server = servers::odd(&scene.world);
+    resolv_conf(&scene.world, &format!("nameserver {SERVER}\n"));
+    let policy = "min_ttl = \"1s\"\ndns_grace = \"1s\"";
+    let _agent = scene.agent_that_wants(&["1.cut.example"], policy, &[]);
+    let known = || scene.world.run(&["policy", "test", "198.51.100.1:80"]).status.success();
+    eventually("the agent knows it", known);
+    let mut asker = Asker::new(&scene, &scene.world.app);
+    let mut ask = || {
+        let found = asker.ask(Question { server: SERVER, id: 7, name: "1.cut.example", kind: &["A"] });
+        assert!(found.is_empty(), "it is cut off: {found:?}");
+        scene.dns("app", "miss")
+    };
+    assert_eq!(ask(), 0);
+    // Nobody is there: what it knows expires, and is swept out.
+    resolv_conf(&scene.world, "nameserver 203.0.113.99\noptions timeout:1 attempts:1\n");
+    within(Duration::from_secs(60), "its answers are missed", || ask() == 1);
+    assert!(!known());
 }

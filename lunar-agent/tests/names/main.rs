@@ -4,6 +4,7 @@
 mod answers;
 mod asker;
 mod exact;
+mod expiry;
 mod first_connect;
 mod later;
 mod programs;

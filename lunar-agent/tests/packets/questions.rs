@@ -18,7 +18,7 @@ const BATCH: u32 = 256;
 /// The answer to a question, with no records.
 fn answer(question: &Question) -> Vec<u8> {
     let header = [question.id, 0x8180, 1, 0, 0, 0].map(u16::to_be_bytes);
-    let tail = [question.kind, 1].map(u16::to_be_bytes);
+    let tail = [question.kind, question.class].map(u16::to_be_bytes);
     [header.as_flattened(), &question.name, tail.as_flattened()].concat()
 }
 
@@ -49,10 +49,16 @@ fn only_what_was_asked_is_waited_for() {
         let asked = reading::sent(&frame[ETHERNET..], route.server);
         let waiting = kernel.trial().resolver.asked.iter().filter(|asked| asked.tag != 0).count();
         assert_eq!(waiting, asked.len(), "{context}");
-        for question in &asked {
+        // The answer of either server ends the waiting for both.
+        let mut answers: Vec<&Question> = asked.iter().collect();
+        rng.shuffle(&mut answers);
+        for question in &answers {
             kernel.receive(&Route::to(question.server).back(&answer(question)));
         }
-        expected.answers += asked.len() as u64;
+        if let Some(others) = answers.len().checked_sub(1) {
+            expected.answers += 1;
+            expected.unasked += others as u64;
+        }
         remembered += u32::from(!asked.is_empty());
         twice += u32::from(asked.len() == 2);
         if n.is_multiple_of(BATCH) || n == PACKETS {
