@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod gateway;
 pub mod kernel;
 pub mod policy;
+pub mod relay;
 pub mod resolution;
 pub mod targets;
 pub mod telemetry;
