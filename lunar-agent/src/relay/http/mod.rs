@@ -4,4 +4,5 @@
 //! is read are facts about them. Wherever two readers of the same bytes might come to different facts, the message is
 //! not understood, and its connection goes to the original destination byte for byte.
 
+pub mod body;
 pub mod head;
