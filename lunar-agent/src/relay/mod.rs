@@ -2,3 +2,4 @@
 //! goes, and what happens when the gateway fails it. Pure: bytes and times come in, decisions go out.
 
 pub mod http;
+pub mod replay;
