@@ -7,9 +7,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
-use crate::gateway::embedded::{self, Event, GatewayError, Options};
+use crate::gateway::embedded::{
+    self, Event, GatewayError, Options,
+    lunar::{LunarOptions, names::Given},
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,12 +26,19 @@ Examples:
   # Learn the destination from the PROXY protocol (handoff proxy-protocol)
   lunar-agent gateway --listen 127.0.0.1:8000 --accept-proxy
 
-With --accept-proxy whoever can connect chooses the destination: listen only where senders are trusted.";
+  # Speak like the Lunar Gateway, with its ports for health check and handshake
+  lunar-agent gateway --lunar --listen 127.0.0.1:8000 --health 127.0.0.1:8040 127.0.0.1:8081
+
+  # The same without DNS
+  lunar-agent gateway --lunar --listen 127.0.0.1:8000 --resolve books.example=203.0.113.10
+  curl -H 'x-lunar-host: books.example' -H 'x-lunar-scheme: http' http://127.0.0.1:8000/books?id=7
+
+With --accept-proxy or --lunar whoever can connect chooses the destination: listen only where senders are trusted.";
 
 /// Run the embedded gateway: it forwards each connection to its original destination
 ///
-/// Real but small, for trying things and for tests. It prints one line per connection. SIGTERM or SIGINT stops
-/// accepting and gives open connections five seconds; a second signal stops at once.
+/// Real but small, for trying things and for tests. It prints one line per connection, or with --lunar per request.
+/// SIGTERM or SIGINT stops accepting and gives open connections five seconds; a second signal stops at once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct GatewayArgs {
@@ -39,9 +50,37 @@ pub struct GatewayArgs {
     #[arg(long)]
     accept_proxy: bool,
 
-    /// Answer GET /healthcheck and GET /handshake on this IP:PORT
-    #[arg(long, value_name = "ADDR")]
-    health: Option<SocketAddr>,
+    /// Speak the Lunar Gateway's contract: HTTP/1.1 or HTTP/2 with prior knowledge, where x-lunar-host of each request
+    /// names its provider
+    ///
+    /// There is no TLS to providers: x-lunar-scheme: https is answered with 503 and x-lunar-error 2. Answers of 1xx are
+    /// not passed on, but for 101.
+    #[arg(long, conflicts_with = "accept_proxy")]
+    lunar: bool,
+
+    /// With --lunar: connect here for HOST, whatever DNS says; HOST= alone does not resolve; repeat for several
+    #[arg(long, value_name = "HOST=ADDR[,ADDR…]", requires = "lunar")]
+    resolve: Vec<Given>,
+
+    /// With --lunar: answer 403 to requests for HOST; repeat for several
+    #[arg(long, value_name = "HOST", requires = "lunar")]
+    deny: Vec<String>,
+
+    /// With --lunar: answer 504 when a provider that has the request says nothing for so long [default: 60s]
+    #[arg(long, value_name = "TIME", requires = "lunar", value_parser = humantime::parse_duration)]
+    answer_timeout: Option<Duration>,
+
+    /// How long connecting to a provider may take [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    connect_timeout: Option<Duration>,
+
+    /// Answer GET /healthcheck and GET /handshake on these IP:PORT; the Lunar Gateway does on ports 8040 and 8081
+    #[arg(long, value_name = "ADDR", num_args = 1..)]
+    health: Vec<SocketAddr>,
+
+    /// Say in a handshake that this gateway is managed
+    #[arg(long, requires = "health")]
+    managed: bool,
 
     /// Socket mark (SO_MARK) of outbound connections, decimal or 0x…; needs CAP_NET_ADMIN
     #[arg(long, value_name = "N", default_value = "0", hide_default_value = true, value_parser = mark)]
@@ -79,11 +118,21 @@ impl GatewayArgs {
 
 impl From<GatewayArgs> for Options {
     fn from(args: GatewayArgs) -> Self {
+        let defaults = Self::new(args.listen);
+        let lunar = LunarOptions::default();
+        let lunar = LunarOptions {
+            given: args.resolve,
+            denied: args.deny,
+            answer_timeout: args.answer_timeout.unwrap_or(lunar.answer_timeout),
+        };
         Self {
             accept_proxy: args.accept_proxy,
+            lunar: args.lunar.then_some(lunar),
             health: args.health,
+            managed: args.managed,
             mark: args.mark,
-            ..Self::new(args.listen)
+            connect_timeout: args.connect_timeout.unwrap_or(defaults.connect_timeout),
+            ..defaults
         }
     }
 }
@@ -110,11 +159,30 @@ mod tests {
         let listen: Vec<_> = all.listen.iter().map(ToString::to_string).collect();
         assert_eq!(listen, ["127.0.0.1:8000", "[::]:0", "127.0.0.2:1"]);
         assert!(all.accept_proxy);
-        assert_eq!(all.health.map(|h| h.port()), Some(8040));
+        assert_eq!(all.health, ["127.0.0.1:8040".parse().expect("an address")]);
+        assert!(all.lunar.is_none());
         assert_eq!(all.mark, 0x4c55);
         let least = options("--listen 127.0.0.1:0").expect("valid");
-        assert_eq!((least.accept_proxy, least.health, least.mark), (false, None, 0));
+        assert_eq!((least.accept_proxy, least.health, least.mark), (false, vec![], 0));
+        assert_eq!((least.managed, least.connect_timeout), (false, Duration::from_secs(5)));
         assert_eq!(options("--listen 127.0.0.1:0 --mark 7").expect("valid").mark, 7);
+    }
+
+    #[test]
+    fn flags_of_the_lunar_gateway_become_options() {
+        let all = options(
+            "--lunar --listen 127.0.0.1:0 --health 127.0.0.1:8040 127.0.0.1:8081 --managed --deny a.example \
+             --resolve b.example=203.0.113.10,2001:db8::1 --resolve c.example= --answer-timeout 250ms --connect-timeout 1s",
+        )
+        .expect("valid");
+        let lunar = all.lunar.expect("it was asked for");
+        let given: Vec<_> = lunar.given.iter().map(|g| (g.name.as_str(), g.addresses.len())).collect();
+        assert_eq!(given, [("b.example", 2), ("c.example", 0)]);
+        assert_eq!(lunar.denied, ["a.example"]);
+        assert_eq!(lunar.answer_timeout, Duration::from_millis(250));
+        assert_eq!(all.connect_timeout, Duration::from_secs(1));
+        assert_eq!(all.health.iter().map(SocketAddr::port).collect::<Vec<_>>(), [8040, 8081]);
+        assert!(all.managed);
     }
 
     #[test]
@@ -126,6 +194,13 @@ mod tests {
             "--listen 127.0.0.1:70000",
             "--listen 127.0.0.1:0 --mark -1",
             "--listen 127.0.0.1:0 --mark abc",
+            "--listen 127.0.0.1:0 --lunar --accept-proxy",
+            "--listen 127.0.0.1:0 --deny a.example",
+            "--listen 127.0.0.1:0 --resolve a.example=203.0.113.10",
+            "--listen 127.0.0.1:0 --answer-timeout 1s",
+            "--listen 127.0.0.1:0 --lunar --resolve a.example",
+            "--listen 127.0.0.1:0 --lunar --answer-timeout 1",
+            "--listen 127.0.0.1:0 --managed",
         ] {
             assert!(options(line).is_err(), "{line}");
         }

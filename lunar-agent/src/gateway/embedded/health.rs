@@ -1,4 +1,4 @@
-//! What the embedded gateway answers to health probes.
+//! What the embedded gateway answers to health checks and handshakes.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -13,9 +13,10 @@ use tokio::net::TcpStream;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves one connection until its client closes it; an error of the connection is the client's own business.
-pub async fn serve(stream: TcpStream) {
+/// `managed` is what a handshake says of it.
+pub async fn serve(stream: TcpStream, managed: bool) {
     let service = service_fn(async |request: Request<Incoming>| {
-        Ok::<_, Infallible>(answer(request.method(), request.uri().path()))
+        Ok::<_, Infallible>(answer(request.method(), request.uri().path(), managed))
     });
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -24,10 +25,11 @@ pub async fn serve(stream: TcpStream) {
         .await;
 }
 
-fn answer(method: &Method, path: &str) -> Response<Full<Bytes>> {
+fn answer(method: &Method, path: &str, managed: bool) -> Response<Full<Bytes>> {
+    let handshake = if managed { r#"{"managed": true}"# } else { r#"{"managed": false}"# };
     let (status, kind, body) = match (method, path) {
         (&Method::GET, "/healthcheck") => (StatusCode::OK, "text/plain", "ok"),
-        (&Method::GET, "/handshake") => (StatusCode::OK, "application/json", r#"{"managed": false}"#),
+        (&Method::GET, "/handshake") => (StatusCode::OK, "application/json", handshake),
         _ => (StatusCode::NOT_FOUND, "text/plain", "not found"),
     };
     let mut response = Response::new(Full::from(body));

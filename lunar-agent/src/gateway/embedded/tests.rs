@@ -7,28 +7,28 @@ use tokio::{
 use super::*;
 
 /// A gateway on loopback, its events, and the sender that stands for the signals.
-struct Running {
-    address: SocketAddr,
-    health: Option<SocketAddr>,
+pub struct Running {
+    pub address: SocketAddr,
+    health: Vec<SocketAddr>,
     events: mpsc::UnboundedReceiver<Event>,
-    signals: mpsc::Sender<()>,
-    task: JoinHandle<Result<(), GatewayError>>,
+    pub signals: mpsc::Sender<()>,
+    pub task: JoinHandle<Result<(), GatewayError>>,
 }
 
-async fn start(change: impl FnOnce(&mut Options)) -> Running {
+pub async fn start(change: impl FnOnce(&mut Options)) -> Running {
     let any_port = |ip: [u8; 4]| SocketAddr::from((ip, 0));
     let mut options = Options::new(vec![any_port([127, 0, 0, 1])]);
     options.accept_proxy = true;
-    options.health = Some(any_port([127, 0, 0, 1]));
+    options.health = vec![any_port([127, 0, 0, 1])];
     change(&mut options);
     let (log, mut events) = mpsc::unbounded_channel();
     let (signals, received) = mpsc::channel(2);
     let log = move |event| drop(log.send(event));
     let task = tokio::spawn(serve(options, log, received));
-    let mut health = None;
+    let mut health = Vec::new();
     let address = loop {
         match events.recv().await.expect("the gateway starts") {
-            Event::ServingHealth(address) => health = Some(address),
+            Event::ServingHealth(address) => health.push(address),
             Event::Listening(address) => break address,
             other => panic!("unexpected: {other}"),
         }
@@ -37,11 +37,11 @@ async fn start(change: impl FnOnce(&mut Options)) -> Running {
 }
 
 impl Running {
-    async fn client(&self) -> TcpStream {
+    pub async fn client(&self) -> TcpStream {
         TcpStream::connect(self.address).await.expect("connect")
     }
 
-    async fn event(&mut self) -> String {
+    pub async fn event(&mut self) -> String {
         self.events.recv().await.expect("an event").to_string()
     }
 }
@@ -229,19 +229,28 @@ async fn many_connections_at_once_each_get_their_line() {
 #[tokio::test]
 async fn health_answers_probes() {
     use crate::gateway::probe::{ProbeError, ProbeKind, probe};
-    let gateway = start(|_| {}).await;
-    let port = gateway.health.expect("a health address").port();
-    let ask =
-        async |kind: ProbeKind| probe(&kind, gateway.address, "127.0.0.1", Duration::from_secs(20), 0).await;
-    let http = |path: &str| ProbeKind::Http { port, path: path.to_owned() };
-    ask(http("/healthcheck")).await.expect("healthy");
-    let handshake = ask(ProbeKind::Handshake { port }).await.expect("a handshake");
-    assert_eq!(handshake.managed, Some(false));
-    let missing = ask(http("/other")).await;
-    assert!(
-        matches!(&missing, Err(ProbeError::Status { status, .. }) if status.as_u16() == 404),
-        "{missing:?}"
-    );
+    for managed in [false, true] {
+        let gateway = start(|o| {
+            o.health = vec![o.listen[0]; 2];
+            o.managed = managed;
+        })
+        .await;
+        let ask = async |kind: ProbeKind| {
+            probe(&kind, gateway.address, "127.0.0.1", Duration::from_secs(20), 0).await
+        };
+        assert_eq!(gateway.health.len(), 2);
+        for port in gateway.health.iter().map(SocketAddr::port) {
+            let http = |path: &str| ProbeKind::Http { port, path: path.to_owned() };
+            ask(http("/healthcheck")).await.expect("healthy");
+            let handshake = ask(ProbeKind::Handshake { port }).await.expect("a handshake");
+            assert_eq!(handshake.managed, Some(managed));
+            let missing = ask(http("/other")).await;
+            assert!(
+                matches!(&missing, Err(ProbeError::Status { status, .. }) if status.as_u16() == 404),
+                "{missing:?}"
+            );
+        }
+    }
 }
 
 #[tokio::test]
