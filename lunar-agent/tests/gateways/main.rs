@@ -8,6 +8,9 @@ mod world;
 mod scene;
 
 mod answers;
+mod lunar;
+mod lunar_provider;
+mod lunar_table;
 mod original_dst;
 mod process;
 mod proxy_protocol;
