@@ -149,41 +149,122 @@ pub fn table() -> Vec<Row> {
             None,
         ),
         row("TLS", &b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x03\r\n\r\n"[..], 400, None),
-        row(
-            "two lengths",
-            to(books, "POST /", "Content-Length: 5\r\nContent-Length: 6\r\n") + "hello",
-            400,
+    ]
+}
+
+/// What is framed in a way that two parties might read differently: refused, or passed on in one way only.
+pub fn framing() -> Vec<Row> {
+    let books = "books.example";
+    let post = |headers: &str, body: &str| to(books, "POST /", headers) + body;
+    let (chunked, hi) = ("Transfer-Encoding: chunked\r\n", "2\r\nhi\r\n0\r\n\r\n");
+    let (post_line, get_line) = ("POST / HTTP/1.1", "GET / HTTP/1.1");
+    vec![
+        passed(
+            "a length before chunks",
+            post(&format!("Content-Length: 3\r\n{chunked}"), hi),
+            200,
             None,
+            post_line,
         ),
+        passed(
+            "a length behind chunks",
+            post(&format!("{chunked}Content-Length: 3\r\n"), hi),
+            200,
+            None,
+            post_line,
+        ),
+        passed(
+            "one length twice",
+            post("Content-Length: 2\r\nContent-Length: 2\r\n", "hi"),
+            200,
+            None,
+            post_line,
+        ),
+        passed("a GET with a body", to(books, "GET /", "Content-Length: 2\r\n") + "hi", 200, None, get_line),
+        passed("lines that end in a bare LF", get(books).replace("\r\n", "\n"), 200, None, get_line),
+        passed("one Host twice", to(books, "GET /", "Host: books.example\r\n"), 200, None, get_line),
+        passed("no Host", get(books).replacen("Host: books.example\r\n", "", 1), 200, None, get_line),
+        passed("bytes above 127", to(books, "GET /", "x-a: \u{e9}\r\n"), 200, None, get_line),
+        row("two lengths", post("Content-Length: 5\r\nContent-Length: 6\r\n", "hello"), 400, None),
+        row("a length with a sign", post("Content-Length: +2\r\n", "hi"), 400, None),
+        row("a coding that is none", post(&chunked.replace("chunked", "xchunked"), hi), 400, None),
+        row("chunked twice", post(&chunked.repeat(2), hi), 400, None),
+        row("a chunk whose size is no number", post(chunked, &hi.replace("2", "zz")), 400, None),
+        row("a chunk that does not end where it says", post(chunked, &hi.replace("hi", "hixx")), 400, None),
+        row("two Hosts", to(books, "GET /", "Host: toys.example\r\n"), 400, None),
+        row("a space before a colon", to(books, "GET /", "x-a : 1\r\n"), 400, None),
     ]
 }
 
 /// A request that the two treat differently, and why.
 pub struct Apart {
     pub request: String,
-    /// The status, and what the provider sees of a header `x-hop` and of trailers.
-    pub embedded: (u16, bool, usize),
-    pub haproxy: (u16, bool, usize),
+    /// The status, and what the provider sees: the first line, each header that starts with `x-`, the trailers.
+    pub embedded: (u16, Option<&'static str>),
+    pub haproxy: (u16, Option<&'static str>),
 }
 
-/// What one of the two cannot do.
+/// What one of the two cannot do, or does in its own way.
 pub fn apart() -> Vec<Apart> {
     let books = "books.example";
-    let in_chunks = "Transfer-Encoding: chunked\r\n";
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    let plain = Some("GET / HTTP/1.1");
     vec![
         // HAProxy 2.6 knows the headers of one hop by their names, not by what `Connection` lists.
         Apart {
             request: to(books, "GET /", "Connection: x-hop\r\nx-hop: 1\r\n"),
-            embedded: (200, false, 0),
-            haproxy: (200, true, 0),
+            embedded: (200, plain),
+            haproxy: (200, Some("GET / HTTP/1.1; x-hop: 1")),
         },
         // hyper keeps 1xx answers to itself.
-        Apart { request: to(books, "GET /hints", ""), embedded: (200, false, 0), haproxy: (103, false, 0) },
+        Apart {
+            request: to(books, "GET /hints", ""),
+            embedded: (200, Some("GET /hints HTTP/1.1")),
+            haproxy: (103, Some("GET /hints HTTP/1.1")),
+        },
         // hyper sends no trailer that `Trailer` has not announced.
         Apart {
-            request: to(books, "POST /", in_chunks) + "2\r\nhi\r\n0\r\nx-digest: abc\r\n\r\n",
-            embedded: (200, false, 0),
-            haproxy: (200, false, 1),
+            request: to(books, "POST /", chunked) + "2\r\nhi\r\n0\r\nx-digest: abc\r\n\r\n",
+            embedded: (200, Some("POST / HTTP/1.1")),
+            haproxy: (200, Some("POST / HTTP/1.1; x-digest: abc")),
+        },
+        // The embedded gateway speaks HTTP/1.1 to every provider.
+        Apart {
+            request: get(books).replace("HTTP/1.1", "HTTP/1.0"),
+            embedded: (200, plain),
+            haproxy: (200, Some("GET / HTTP/1.0")),
+        },
+        // What follows has no right reading, and HAProxy is the more lenient of the two.
+        Apart {
+            request: to(books, "GET /", "x-a: 1\r\n  2\r\n"),
+            embedded: (400, None),
+            haproxy: (200, Some("GET / HTTP/1.1; x-a: 1    2")),
+        },
+        Apart {
+            request: to(books, "GET /", "x-a: 1\0\r\n"),
+            embedded: (400, None),
+            haproxy: (200, Some("GET / HTTP/1.1; x-a: 1\0")),
+        },
+        Apart {
+            request: get(books).replace("HTTP/1.1", "HTTP/1.2"),
+            embedded: (400, None),
+            haproxy: (200, plain),
+        },
+        Apart {
+            request: to(books, "POST /", "Content-Length: 2, 2\r\n") + "hi",
+            embedded: (400, None),
+            haproxy: (200, Some("POST / HTTP/1.1")),
+        },
+        Apart {
+            request: to(books, "POST /", chunked).replace("HTTP/1.1", "HTTP/1.0") + "0\r\n\r\n",
+            embedded: (400, None),
+            haproxy: (200, Some("POST / HTTP/1.0")),
+        },
+        // Nor can either of them decode it; HAProxy has a status of its own for that.
+        Apart {
+            request: to(books, "POST /", "Transfer-Encoding: gzip, chunked\r\n") + "0\r\n\r\n",
+            embedded: (400, None),
+            haproxy: (422, None),
         },
     ]
 }

@@ -57,7 +57,7 @@ impl Provider {
     /// Sends the request over `stream` and gives the head of the answer; bodies go both ways as they come.
     ///
     /// # Errors
-    /// [`Refusal::Silent`] or [`Refusal::Broken`].
+    /// [`Refusal::Silent`], [`Refusal::Broken`] or [`Refusal::Upload`].
     pub async fn exchange(
         &self,
         stream: TcpStream,
@@ -67,7 +67,11 @@ impl Provider {
         host: &HeaderValue,
         open: mpsc::Sender<Infallible>,
     ) -> Result<Response<Incoming>, Refusal> {
-        let broken = |reason| Refusal::Broken { address, reason };
+        let broken = |reason: hyper::Error| match reason.is_user() {
+            // We are hyper's user, and all that can go wrong on our side is what the client sends.
+            true => Refusal::Upload,
+            false => Refusal::Broken { address, reason },
+        };
         let upgrade = head.version < Version::HTTP_2 && headers::asks_for_upgrade(&head.headers);
         let client_side = head.extensions.remove::<OnUpgrade>();
         head.headers = headers::to_provider(&head.headers, head.version, host, upgrade);

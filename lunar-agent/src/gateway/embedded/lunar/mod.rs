@@ -133,6 +133,8 @@ impl Lunar {
         let mut server = auto::Builder::new(TokioExecutor::new());
         let mut http1 = server.http1();
         http1.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+        // A client that has said all still wants its answer.
+        http1.half_close(true);
         // A provider's own headers, and nothing that it did not say.
         http1.preserve_header_case(true).auto_date_header(false);
         server.http2().timer(TokioTimer::new()).auto_date_header(false);

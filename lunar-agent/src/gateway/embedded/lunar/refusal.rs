@@ -23,6 +23,12 @@ pub enum Refusal {
     /// The request names its destination where a proxy would look for it.
     #[error("a request must be in origin form, with its host in x-lunar-host")]
     AbsoluteForm,
+    /// More than one party could read it, each in another way.
+    #[error("{0}")]
+    Ambiguous(&'static str),
+    /// What it sent is no body, or not all of one.
+    #[error("the request's body broke off, or is not framed as its head says")]
+    Upload,
     /// Nothing says where the request is to go.
     #[error("no x-lunar-host")]
     HostMissing,
@@ -79,7 +85,7 @@ impl Refusal {
     /// nothing was sent; one that hangs up on a request gets HAProxy's own 502, without the header.
     pub const fn answer(&self) -> (StatusCode, Option<u16>) {
         match self {
-            Self::AbsoluteForm => (StatusCode::BAD_REQUEST, None),
+            Self::AbsoluteForm | Self::Ambiguous(_) | Self::Upload => (StatusCode::BAD_REQUEST, None),
             Self::HostMissing => (StatusCode::UNAUTHORIZED, Some(1)),
             Self::Denied(_) => (StatusCode::FORBIDDEN, None),
             Self::Connect => (StatusCode::METHOD_NOT_ALLOWED, None),

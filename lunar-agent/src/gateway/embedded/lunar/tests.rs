@@ -242,6 +242,37 @@ async fn a_connection_serves_one_host_after_the_other() {
     assert_eq!(ask(&mut client, &get(&format!("books.example:{}", books.port()))).await.1, "books");
 }
 
+/// No body follows, whatever its length would be; what is next on the connection is the next answer.
+#[tokio::test]
+async fn the_answer_to_head_has_no_body() {
+    let gateway = start_lunar(LONG).await;
+    let (books, mut asked) = canned("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n").await;
+    let (toys, _asked) = canned("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ntoys").await;
+    let mut client = BufReader::new(gateway.client().await);
+    let request = get(&format!("books.example:{}", books.port())).replace("GET", "HEAD");
+    client.write_all(request.as_bytes()).await.expect("write");
+    assert_eq!(value(&head(&mut client).await, "content-length"), Some("5"));
+    assert_eq!(asked.recv().await.expect("the provider was asked")[0], "HEAD /a?secret=1 HTTP/1.1");
+    assert_eq!(ask(&mut client, &get(&format!("toys.example:{}", toys.port()))).await.1, "toys");
+}
+
+#[tokio::test]
+async fn a_client_that_has_said_all_gets_its_answer() {
+    let gateway = start_lunar(LONG).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let port = listener.local_addr().expect("a bound address").port();
+    let mut client = gateway.client().await;
+    client.write_all(get(&format!("books.example:{port}")).as_bytes()).await.expect("write");
+    client.shutdown().await.expect("half-close");
+    let (stream, _) = listener.accept().await.expect("accept");
+    let mut provider = BufReader::new(stream);
+    head(&mut provider).await;
+    provider.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nlate").await.expect("write");
+    let mut back = String::new();
+    client.read_to_string(&mut back).await.expect("a clean end");
+    assert!(back.starts_with("HTTP/1.1 200 ") && back.ends_with("\r\n\r\nlate"), "{back}");
+}
+
 #[tokio::test]
 async fn what_is_no_http_is_refused() {
     let gateway = start_lunar(LONG).await;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use http::{HeaderMap, HeaderValue, Method, Version, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Version, header, request::Parts};
 
 use super::refusal::Refusal;
 
@@ -41,6 +41,7 @@ pub fn wanted(head: &Parts, denied: &BTreeSet<String>, draining: bool) -> Result
     if head.version < Version::HTTP_2 && head.uri.scheme().is_some() {
         return Err(Refusal::AbsoluteForm);
     }
+    check_framing(&head.headers)?;
     let host = only(&head.headers)?;
     // The gateway compares with "https" and takes everything else, also nothing, for plain HTTP.
     let https = head.headers.get(SCHEME).is_some_and(|scheme| scheme == "https");
@@ -58,6 +59,22 @@ pub fn wanted(head: &Parts, denied: &BTreeSet<String>, draining: bool) -> Result
         return Err(Refusal::Https(name));
     }
     Ok(Wanted { name, port, host: host.clone() })
+}
+
+/// Turns away what hyper takes and another party might read in another way. The rest hyper has refused by itself.
+fn check_framing(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.any(|other| Some(other) != host) {
+        return Err(Refusal::Ambiguous("two Host headers that differ"));
+    }
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, None) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        // The coding would be lost on the way.
+        _ => Err(Refusal::Ambiguous("a Transfer-Encoding that is not just chunked")),
+    }
 }
 
 /// The one `x-lunar-host`; with two of them, two parties could each go by another.
@@ -172,5 +189,28 @@ mod tests {
         assert!(matches!(told(&ask("GET", "/"), false), Refusal::Denied(name) if name == "denied.example"));
         let two = head("GET", "/", &[(HOST, "a.example"), (HOST, "a.example")]);
         assert!(matches!(told(&two, false), Refusal::BadHost(_)));
+    }
+
+    #[test]
+    fn what_can_be_read_in_two_ways_is_refused() {
+        let of = |headers: &[(&str, &str)]| {
+            let all = [&[(HOST, "a.example")], headers].concat();
+            wanted(&head("POST", "/", &all), &BTreeSet::new(), false)
+        };
+        for fine in [
+            &[("host", "a"), ("host", "a")][..],
+            &[("transfer-encoding", "Chunked")],
+            &[("transfer-encoding", "chunked"), ("content-length", "3")],
+        ] {
+            of(fine).expect("one way");
+        }
+        for ambiguous in [
+            &[("host", "a"), ("host", "b")][..],
+            &[("host", "a"), ("host", "a"), ("host", "b")],
+            &[("transfer-encoding", "gzip, chunked")],
+            &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+        ] {
+            assert!(matches!(of(ambiguous), Err(Refusal::Ambiguous(_))), "{ambiguous:?}");
+        }
     }
 }
