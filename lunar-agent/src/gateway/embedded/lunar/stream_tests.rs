@@ -140,7 +140,8 @@ async fn only_the_providers_own_silence_counts() {
         assert!(timeout(SHORT * 2, &mut answer).await.is_err(), "the client still owes the rest");
     }
     drop(body);
-    assert_eq!(answer.await.expect("no panic").expect("an answer").status(), 504);
+    let answer = timeout(LONG, answer).await.expect("the provider's time is over").expect("no panic");
+    assert_eq!(answer.expect("an answer").status(), 504);
 }
 
 /// A provider that takes nothing holds its client up, and no body is kept in between.
@@ -165,7 +166,7 @@ async fn an_upload_goes_as_fast_as_the_provider_takes_it() {
     // It is the provider's turn, and it does not take it.
     let (mut back, mut byte) = (String::new(), [0]);
     while !back.ends_with("\r\n\r\n") {
-        read.read_exact(&mut byte).await.expect("an answer");
+        timeout(LONG, read.read_exact(&mut byte)).await.expect("the provider's time is over").expect("read");
         back.push(byte[0] as char);
     }
     assert!(back.starts_with("HTTP/1.1 504 ") && back.contains("x-lunar-error: 3"), "{back}");
