@@ -1,5 +1,7 @@
 //! `lunar-agent run`.
 
+use std::mem::ManuallyDrop;
+
 use clap::Args;
 
 use super::{runtime, sources::ConfigArgs};
@@ -36,10 +38,10 @@ impl RunArgs {
         let sources = self.sources.into_sources();
         let loaded = Config::load(sources.clone())?;
         telemetry::log_to_stderr(loaded.config.log_level);
-        let runtime = runtime()?;
+        // Not dropped by a panic on its way out: a name that is being looked up on a thread of the runtime is not waited for.
+        let runtime = ManuallyDrop::new(runtime()?);
         let ended = runtime.block_on(daemon::run(sources, loaded));
-        // A name that is being looked up on the runtime's own thread is not waited for.
-        runtime.shutdown_background();
+        ManuallyDrop::into_inner(runtime).shutdown_background();
         Ok(ended?)
     }
 }

@@ -23,6 +23,15 @@ pub struct NamedAnswer {
     pub answer: Answer,
 }
 
+/// The answer for `name`, which has to be in canonical form, out of answers sorted by pattern.
+pub fn find<'a>(answers: &'a [NamedAnswer], name: &str) -> Option<&'a NamedAnswer> {
+    let get = |text: &str, below: bool| {
+        let found = answers.binary_search_by(|named| named.pattern.parts().cmp(&(text, below)));
+        found.ok().map(|at| &answers[at])
+    };
+    get(name, false).or_else(|| suffixes(name).find_map(|suffix| get(suffix, true)))
+}
+
 /// The answers of all patterns that entries name, sorted by pattern.
 pub(super) fn compile(
     rules: &Rules<'_>,

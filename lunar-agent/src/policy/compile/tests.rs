@@ -1,7 +1,7 @@
 //! Every case goes through the kernel's own look-up and verdict.
 
 use super::*;
-use crate::policy::pattern::suffixes;
+use crate::policy::names::find;
 use lunar_common::{
     failsafe::Ticket,
     net::Address,
@@ -56,15 +56,6 @@ impl Facts for Connect<'_> {
             opinion: Opinion::NONE,
         }
     }
-}
-
-/// The answer for `name`, which has to be in canonical form, out of answers sorted by pattern.
-fn find<'a>(answers: &'a [NamedAnswer], name: &str) -> Option<&'a NamedAnswer> {
-    let get = |text: &str, below: bool| {
-        let found = answers.binary_search_by(|named| named.pattern.parts().cmp(&(text, below)));
-        found.ok().map(|at| &answers[at])
-    };
-    get(name, false).or_else(|| suffixes(name).find_map(|suffix| get(suffix, true)))
 }
 
 /// The answer for an address.
