@@ -89,8 +89,8 @@ impl Opinion {
         self.0 & SHARED != 0
     }
 
-    /// What remains of one that does not add a port which is intercepted for some entries alone: the destination may turn
-    /// out to be one of theirs, unless it is blocked.
+    /// What remains of one that does not add a port which is intercepted for some entries alone: a destination that nothing
+    /// is known of may turn out to be one of theirs.
     #[inline(always)]
     pub const fn adds_no_port_yet(self) -> Self {
         Self(self.not_yet())
@@ -105,8 +105,8 @@ impl Opinion {
     /// Without a branch, which the verifier would follow both ways.
     #[inline(always)]
     const fn not_yet(self) -> u32 {
-        let blocked = ((self.0 / BLOCKED) | (self.0 / BLOCKS_PORT)) & 1;
-        (blocked ^ 1) * NOT_YET
+        let settled = ((self.0 / WANTED) | (self.0 / BLOCKED) | (self.0 / BLOCKS_PORT)) & 1;
+        (settled ^ 1) * NOT_YET
     }
 
     /// Whether nothing keeps the destination direct but that nothing is known of it.

@@ -1,6 +1,6 @@
 //! What the command line asks a running agent.
 
-use super::{PlaceArgs, exit::Usage, output::say_line, runtime};
+use super::{PlaceArgs, block_on, exit::Usage, output::say_line};
 use crate::control::{Answer, Request, client};
 
 /// Asks the agent; a refusal is an error.
@@ -9,7 +9,7 @@ use crate::control::{Answer, Request, client};
 /// If there is no agent, or it refuses.
 pub fn ask(place: PlaceArgs, request: &Request) -> anyhow::Result<Answer> {
     let socket = place.paths()?.socket;
-    match runtime()?.block_on(client::ask(&socket, request))? {
+    match block_on(client::ask(&socket, request))?? {
         Answer::Refused { done, reason, usage } => {
             done.iter().try_for_each(|line| say_line(line))?;
             Err(if usage { Usage(reason).into() } else { anyhow::anyhow!(reason) })

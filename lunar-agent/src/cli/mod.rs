@@ -16,6 +16,9 @@ pub mod sources;
 pub mod status;
 mod table;
 
+use std::mem::ManuallyDrop;
+
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 pub use config::ConfigCommand;
@@ -89,16 +92,20 @@ impl Command {
             Self::Policy(command) => command.run(),
             Self::Explain(args) => args.run(),
             Self::Config(command) => config::run(command),
-            Self::Gateway(args) => Ok(runtime()?.block_on(args.run())?),
+            Self::Gateway(args) => Ok(block_on(args.run())??),
             Self::Cleanup(args) => args.run(),
         }
     }
 }
 
-/// One thread: the daemon's work is a few calls a second.
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    use anyhow::Context as _;
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+/// Does `work` to its end, on one thread: the daemon's work is a few calls a second. A name that is being looked up on a thread
+/// of the runtime's own is not waited for, also when the work panics.
+fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = ManuallyDrop::new(runtime.context("cannot start the runtime")?);
+    let ended = runtime.block_on(work);
+    ManuallyDrop::into_inner(runtime).shutdown_background();
+    Ok(ended)
 }
 
 #[cfg(test)]

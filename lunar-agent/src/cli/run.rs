@@ -1,10 +1,8 @@
 //! `lunar-agent run`.
 
-use std::mem::ManuallyDrop;
-
 use clap::Args;
 
-use super::{runtime, sources::ConfigArgs};
+use super::{block_on, sources::ConfigArgs};
 use crate::{config::Config, daemon, telemetry};
 
 const EXAMPLES: &str = "\
@@ -38,10 +36,6 @@ impl RunArgs {
         let sources = self.sources.into_sources();
         let loaded = Config::load(sources.clone())?;
         telemetry::log_to_stderr(loaded.config.log_level);
-        // Not dropped by a panic on its way out: a name that is being looked up on a thread of the runtime is not waited for.
-        let runtime = ManuallyDrop::new(runtime()?);
-        let ended = runtime.block_on(daemon::run(sources, loaded));
-        ManuallyDrop::into_inner(runtime).shutdown_background();
-        Ok(ended?)
+        Ok(block_on(daemon::run(sources, loaded))??)
     }
 }

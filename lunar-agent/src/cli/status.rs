@@ -5,7 +5,9 @@ use std::{fmt::Write as _, io::IsTerminal, path::Path, time::Duration};
 use clap::Args;
 use lunar_common::verdict::Reason;
 
-use super::{PlaceArgs, ask::another_question, config::Output, output::say_to_reader, runtime, table::Table};
+use super::{
+    PlaceArgs, ask::another_question, block_on, config::Output, output::say_to_reader, table::Table,
+};
 use crate::{
     config::{HumanDuration, Paths},
     control::{
@@ -69,7 +71,7 @@ impl StatusArgs {
 
 /// From the agent, else from the pins.
 fn fetch(paths: &Paths) -> anyhow::Result<Status> {
-    match runtime()?.block_on(client::ask(&paths.socket, &Request::Status {})) {
+    match block_on(client::ask(&paths.socket, &Request::Status {}))? {
         Ok(Answer::Status(status)) => Ok(*status),
         // Too long for the socket, or something in it cannot be read.
         Ok(Answer::Refused { reason, .. }) => {

@@ -33,6 +33,9 @@ use crate::{
     targets::{cgroup::Cgroup, selector::Selector, set::Target},
 };
 
+/// Addresses of one name that are explained: a target may know thousands, and each is asked for its own reasons.
+const MOST_EXPLAINED: usize = 256;
+
 /// A connect on paper.
 struct Connect<'a> {
     agent: &'a Agent,
@@ -82,6 +85,7 @@ impl Agent {
         if addresses.is_empty() {
             return vec![self.explain_one(target, netns, host, None)];
         }
+        addresses.truncate(MOST_EXPLAINED);
         let explain = |address| {
             self.beat_if_due();
             self.explain_one(target, netns, host, Some(address))
@@ -121,8 +125,9 @@ impl Agent {
         let of_name = answer.map(|(_, answer)| lookup::opinion(&self.generation.policy, answer, host.port));
         // Without an address nothing is said of one: that of "any" is internal and in no entry but those of all.
         let ip = address.unwrap_or(IpAddr::from([0, 0, 0, 0]));
-        // As the kernel's programs have it (`dns/answer.rs`) and the agent's own resolution.
-        let teaches = address.is_none_or(|ip| !Address::from(ip).is_nowhere_else());
+        // As the kernel's programs have it (`dns/answer.rs`): blocked is blocked.
+        let wanted = answer.is_some_and(|(_, answer)| answer.wanted());
+        let teaches = address.is_none_or(|ip| !wanted || !Address::from(ip).is_nowhere_else());
         let connect = Connect {
             agent: self,
             target,

@@ -37,11 +37,21 @@ const NAMED_IN_STATUS: usize = 5;
 pub(super) struct NameCare {
     /// Addresses that the agent found out itself and that found no room, by name.
     unstored: BTreeMap<String, usize>,
+    /// Why not all that was learned under a policy of before is in effect.
+    stuck: Option<String>,
 }
 
 impl NameCare {
     /// What a person should know.
-    pub(super) fn problems(&self) -> Option<String> {
+    pub(super) fn problems(&self) -> impl Iterator<Item = String> {
+        let stuck = self.stuck.as_ref().map(|error| {
+            let seconds = SWEEP_EVERY.as_secs();
+            format!("what was learned of names before the policy changed is not all in effect: {error}; trying again every {seconds} s")
+        });
+        stuck.into_iter().chain(self.no_room())
+    }
+
+    fn no_room(&self) -> Option<String> {
         if self.unstored.is_empty() {
             return None;
         }
@@ -80,7 +90,7 @@ impl Agent {
     /// missed while the programs are swapped. Those that are attached still pass the new numbers by.
     pub(super) fn names_will_change(&mut self) {
         if let Err(e) = self.relearn(Old::Stay) {
-            tracing::error!(error = %e, "what was learned of names is not all in effect until the policy is");
+            tracing::warn!(error = %e, "what was learned of names is not all in effect until the policy is");
         }
     }
 
@@ -90,31 +100,49 @@ impl Agent {
         let exact = exact_names(policy.allow.iter().chain(&policy.block));
         self.care.unstored.retain(|name, _| exact.contains(name));
         self.names.follow(&exact, Instant::now());
-        let relearned = self.relearn(Old::Go).and_then(|()| self.state.known.all());
-        if let Err(e) = relearned.and_then(|all| self.mark_known(&all)) {
-            tracing::error!(error = %e, "what was learned of names is not all in effect");
+        self.names.keep_all_of(exact_names(policy.block.iter()));
+        self.relearn_for_good();
+        if let Err(e) = self.state.known.all().and_then(|all| self.mark_known(&all)) {
+            tracing::error!(error = %e, "misses of names that the agent knows may be counted wrongly");
         }
     }
 
+    /// Moves what is known to where it belongs. What cannot be moved now is tried again with the next sweep.
+    fn relearn_for_good(&mut self) {
+        let failed = self.relearn(Old::Go).err();
+        if let Some(error) = &failed {
+            tracing::error!(%error, "what was learned of names is not all in effect");
+        }
+        self.care.stuck = failed.map(|e| e.to_string());
+    }
+
     /// Enters each address that is known under the pattern that its name matches in the newest generation.
+    ///
+    /// # Errors
+    /// The last of what went wrong; the others are in their place all the same.
     fn relearn(&mut self, old: Old) -> Result<(), KernelError> {
         let now = now();
-        // Of a start: a lease that has ended stays so until everything is in its place.
-        let alive = now.since(self.state.breaker.heartbeat()) < span(self.config.failsafe.lease);
+        let mut done = Ok(());
         for (key, learned) in self.state.known.all()? {
-            if alive {
-                self.beat_if_due();
-            }
+            self.keep_alive();
             let places = learned.places.into_iter().map(Place).filter(|place| place.0 != 0);
             let moves: Vec<Move> = places.filter_map(|place| self.moved(key, place)).collect();
-            // Read again: targets learn meanwhile.
             if !moves.is_empty()
-                && let Some(learned) = self.state.known.get(key)?
+                && let Err(e) = self.carry_out(key, moves, old, now)
             {
-                self.carry_out(key, learned, moves, old, now)?;
+                done = Err(e);
             }
         }
-        Ok(())
+        done
+    }
+
+    /// Renews a lease that is a quarter over, also at a start, where nothing is due yet. One that has ended stays so until
+    /// everything is in its place.
+    fn keep_alive(&mut self) {
+        let (age, lease) = (now().since(self.state.breaker.heartbeat()), span(self.config.failsafe.lease));
+        if age < lease && age.0 > lease.0 / 4 {
+            self.beat();
+        }
     }
 
     /// Where a place belongs in the newest generation, if it is another than where it is.
@@ -129,35 +157,49 @@ impl Agent {
         (to != Some(place.pattern())).then_some(Move { place, to, name })
     }
 
+    /// Moves some of an address's places. It is read again first, and all that is decided and written about it stands together:
+    /// what a program enters in between is lost.
     fn carry_out(
         &mut self,
         key: LearnedKey,
-        learned: Learned,
         moves: Vec<Move>,
         old: Old,
         now: KtimeNs,
     ) -> Result<(), KernelError> {
+        let Some(learned) = self.state.known.get(key)? else { return Ok(()) };
         let mut anew = learned;
+        let (mut gone, mut named) = (Vec::new(), Vec::new());
         for Move { place, to, name } in moves {
             if old == Old::Go {
                 for was in anew.places.iter_mut().filter(|was| Place(**was).pattern() == place.pattern()) {
                     *was = 0;
                 }
-                self.state.known.forget_name(named_key(key, place.pattern()))?;
+                gone.push(place.pattern());
             }
-            if let Some(id) = to.filter(|_| place.holds(now))
-                && let Some(put) = self.place_for(&anew, id, place.expires(), now)
-            {
-                anew.places[put.at] = put.place.0;
-                if let Some(name) = name {
-                    self.put_name(named_key(key, id), name);
+            let Some(id) = to.filter(|_| place.holds(now)) else { continue };
+            // While the old programs decide, nothing that they rely on has to give way.
+            let found = match old {
+                Old::Stay => put(&anew.places, id, place.expires(), now),
+                Old::Go => self.place_for(&anew, id, place.expires(), now),
+            };
+            if let Some(Put { at, was, place }) = found {
+                anew.places[at] = place.0;
+                named.extend(name.map(|name| (id, name)));
+                if was.0 != 0 && was.pattern() != id {
+                    gone.push(was.pattern());
                 }
             }
         }
         if anew != learned {
             self.state.known.put(key, anew)?;
         }
-        if anew == Learned::default() { self.state.known.forget(key, now) } else { Ok(()) }
+        if anew == Learned::default() {
+            self.state.known.forget(key, now)?;
+        }
+        for (id, name) in named {
+            self.put_name(named_key(key, id), name);
+        }
+        gone.iter().try_for_each(|pattern| self.state.known.forget_name(named_key(key, *pattern)))
     }
 
     /// The place of an address that a pattern gets. Whoever blocks finds one where others do not.
@@ -237,7 +279,7 @@ impl Agent {
     }
 
     /// Enters one address for all targets, known by a pattern until `expires`; says whether it was not known by it before.
-    /// `None`: there was no place for another pattern.
+    /// `None`: there was no place for another pattern, or one that holds had to give way.
     fn enter_address(
         &mut self,
         key: LearnedKey,
@@ -259,7 +301,8 @@ impl Agent {
             }
             self.put_name(named_key(key, id), named(wire, now));
         }
-        Ok(Some(new))
+        let gave_way = was.pattern() != id && was.holds(now);
+        Ok((!gave_way).then_some(new))
     }
 
     /// Connects that targets made lately to addresses that turn out to be wanted were misses.
@@ -277,6 +320,9 @@ impl Agent {
 
     /// Sweeps out what has expired, and counts what each target knows.
     pub(super) fn sweep_names(&mut self) {
+        if self.care.stuck.is_some() {
+            self.relearn_for_good();
+        }
         if self.has_names()
             && let Err(e) = self.sweep()
         {

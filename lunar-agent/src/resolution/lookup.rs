@@ -70,17 +70,17 @@ impl Host {
     }
 
     /// The addresses of a name (without its last dot), IPv4 and IPv6, each with its TTL; 0 for those of the hosts file,
-    /// which may change at any time. Those that mean something else on every host are none: a gateway could not reach them.
+    /// which may change at any time.
     ///
     /// # Errors
     /// When there is none. One family that fails while the other has addresses is no failure.
-    pub async fn look_up(&self, name: &str) -> Result<Vec<Answer>, LookupError> {
+    pub async fn look_up(&self, name: &str, which: Which) -> Result<Vec<Answer>, LookupError> {
         let name = Name::from_ascii(format!("{name}.")).map_err(|_| LookupError::Name)?;
         let known = self.in_hosts_file(&name);
         if !known.is_empty() {
-            return that_lead_anywhere(known, Origin::HostsFile);
+            return which.of(known, Origin::HostsFile);
         }
-        match tokio::join!(self.ask(&name, RecordType::A), self.ask(&name, RecordType::AAAA)) {
+        match tokio::join!(self.ask(&name, RecordType::A, which), self.ask(&name, RecordType::AAAA, which)) {
             (Ok(mut v4), v6) => {
                 v4.extend(v6.unwrap_or_default());
                 Ok(v4)
@@ -100,14 +100,14 @@ impl Host {
     }
 
     /// Asks each server until one answers, all of them as often as the host would.
-    async fn ask(&self, name: &Name, kind: RecordType) -> Result<Vec<Answer>, LookupError> {
+    async fn ask(&self, name: &Name, kind: RecordType, which: Which) -> Result<Vec<Answer>, LookupError> {
         let first = self.first.load(Ordering::Relaxed);
         let mut faults = Vec::new();
         for _ in 0..self.attempts {
             faults.clear();
             let (before, from) = self.servers.split_at(first.min(self.servers.len()));
             for (offset, server) in from.iter().chain(before).enumerate() {
-                let answer = match server.ask(name, kind).await {
+                let answer = match server.ask(name, kind, which).await {
                     Err(LookupError::NoServer(fault)) => {
                         faults.extend(fault);
                         continue;
@@ -149,7 +149,7 @@ impl Server {
         Some(Self { address, timeout: options.timeout, resolver })
     }
 
-    async fn ask(&self, name: &Name, kind: RecordType) -> Result<Vec<Answer>, LookupError> {
+    async fn ask(&self, name: &Name, kind: RecordType, which: Which) -> Result<Vec<Answer>, LookupError> {
         // hickory keeps to its own limit for each step: by UDP, then the connect and the answer by TCP. This one only
         // makes sure that no look-up keeps its place for ever.
         let whole = self.timeout * 3;
@@ -161,7 +161,7 @@ impl Server {
                 if found.is_empty() {
                     return Err(LookupError::NoAddress { server });
                 }
-                that_lead_anywhere(found, Origin::Server(server))
+                which.of(found, Origin::Server(server))
             }
             Err(error) => Err(self.understand(error)),
         }
@@ -189,6 +189,24 @@ fn addresses(lookup: &Lookup) -> Vec<Answer> {
     let ttl = |seconds: u32| Duration::from_secs(seconds.into());
     let address = |address: IpAddr| address.to_canonical();
     lookup.answers().iter().filter_map(|r| Some((address(r.data.ip_addr()?), ttl(r.ttl)))).collect()
+}
+
+/// Which addresses of a name count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Which {
+    /// All.
+    All,
+    /// Not those that mean something else on every host, which a gateway could not reach.
+    LeadAnywhere,
+}
+
+impl Which {
+    fn of(self, found: Vec<Answer>, by: Origin) -> Result<Vec<Answer>, LookupError> {
+        match self {
+            Self::All => Ok(found),
+            Self::LeadAnywhere => that_lead_anywhere(found, by),
+        }
+    }
 }
 
 /// What is left of addresses without those that mean something else on every host; if it is nothing, what is wrong.
@@ -229,12 +247,17 @@ mod tests {
     async fn a_name_that_the_hosts_file_keeps_on_this_host_has_no_address() {
         let hosts = b"127.0.0.1 local.example both.example\n::1 local.example\n203.0.113.1 both.example\n";
         let host = Host::new("", hosts, 0);
-        let failure = host.look_up("local.example").await.expect_err("it has no address for a gateway");
+        let failure = host
+            .look_up("local.example", Which::LeadAnywhere)
+            .await
+            .expect_err("it has no address for a gateway");
         assert_eq!(
             failure.to_string(),
             "the hosts file has only addresses of it that mean something else on every host, such as 127.0.0.1"
         );
-        let both = host.look_up("both.example").await;
+        let all = host.look_up("local.example", Which::All).await.expect("blocked is blocked");
+        assert_eq!(all.iter().map(|(ip, _)| ip.to_string()).collect::<Vec<_>>(), ["127.0.0.1", "::1"]);
+        let both = host.look_up("both.example", Which::LeadAnywhere).await;
         assert_eq!(both, Ok(vec![("203.0.113.1".parse().expect("an address"), Duration::ZERO)]));
     }
 }

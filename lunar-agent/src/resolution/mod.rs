@@ -21,7 +21,7 @@ use futures_util::FutureExt as _;
 use tokio::{task::JoinSet, time::Instant};
 
 pub use error::{Fault, LookupError, Origin};
-use lookup::Host;
+use lookup::{Host, Which};
 use schedule::Schedule;
 pub use schedule::{Answer, NameState};
 
@@ -68,6 +68,8 @@ pub struct Resolution {
     mark: u32,
     /// What the files said, and which files these were.
     host: Option<(Stamps, Arc<Host>)>,
+    /// Names of which also the addresses count that mean something else on every host.
+    blocked: BTreeSet<String>,
 }
 
 impl Resolution {
@@ -78,12 +80,24 @@ impl Resolution {
 
     /// The same with other files than the host's.
     pub fn with_files(mark: u32, files: HostFiles) -> Self {
-        Self { schedule: Schedule::default(), running: JoinSet::new(), files, mark, host: None }
+        Self {
+            schedule: Schedule::default(),
+            running: JoinSet::new(),
+            files,
+            mark,
+            host: None,
+            blocked: BTreeSet::new(),
+        }
     }
 
     /// Follows these names (lower case, no last dot) and no others. What is known of those that stay is kept.
     pub fn follow(&mut self, names: &BTreeSet<String>, now: Instant) {
         self.schedule.follow(names, now);
+    }
+
+    /// Of these names, and no others, all addresses count: a gateway need not reach what is blocked.
+    pub fn keep_all_of(&mut self, names: BTreeSet<String>) {
+        self.blocked = names;
     }
 
     /// When [`Resolution::begin_due`] has something to do; `None` if it has not before a look-up ends.
@@ -95,7 +109,8 @@ impl Resolution {
     pub fn begin_due(&mut self, now: Instant) {
         while let Some(name) = self.schedule.begin(now) {
             let host = self.host();
-            self.spawn(Arc::clone(&name), async move { host.look_up(&name).await });
+            let which = if self.blocked.contains(&*name) { Which::All } else { Which::LeadAnywhere };
+            self.spawn(Arc::clone(&name), async move { host.look_up(&name, which).await });
         }
     }
 

@@ -177,7 +177,7 @@ fn a_blocked_name_takes_the_place_of_one_that_is_not() {
     let left = ids(&scene, &["two.example", "three.example", "four.example", "tracker.example"]);
     assert_eq!(taken.addresses(), [(address, left)]);
     assert_eq!(taken.named.len(), 4, "the name of the one that gave way went with it");
-    assert_eq!(taken.counted, Counted { answers: 5, ..Counted::default() });
+    assert_eq!(taken.counted, Counted { answers: 5, misses: 1, ..Counted::default() }, "as a miss");
     // Where all four block there is nothing to win, and the fifth is a miss.
     let mut blocking = Scene::with(
         Route::v4(),

@@ -74,6 +74,7 @@ impl<'a> Model<'a> {
                 held.push(new);
             } else if let Some(gives_way) = held.iter_mut().find(|held| matched.blocks && !held.blocks) {
                 *gives_way = new;
+                whole = false;
             } else {
                 whole = false;
             }

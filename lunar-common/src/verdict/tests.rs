@@ -235,9 +235,9 @@ fn a_port_of_entries_is_intercepted_only_where_one_adds_it() {
     ] {
         assert_eq!(reason(&by_entry(opinion)), expected, "{opinion:?}");
     }
-    // Nothing is known yet that adds the port, unless the destination is blocked whatever its port.
+    // Nothing is known of the destination yet, so it may turn out to be meant by an entry that adds the port.
     let not_yet = |opinion| decide(&by_entry(opinion)).opinion.is_not_yet();
-    assert!(not_yet(Opinion::NONE) && not_yet(wanted()) && !not_yet(opinion(true, &[], &[PORT])));
+    assert!(not_yet(Opinion::NONE) && !not_yet(wanted()) && !not_yet(opinion(true, &[], &[PORT])));
     assert!(!not_yet(opinion(true, &[PORT], &[])) && !decide(&Connect::passing()).opinion.is_not_yet());
     // Step 1 comes first here too, and the policy is asked once.
     let elsewhere = Connect { exempt: true, ..by_entry(wanted()) };

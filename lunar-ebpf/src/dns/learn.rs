@@ -108,7 +108,7 @@ pub extern "C" fn pattern_of_name(skb: *mut __sk_buff, at: u32, end: u32) -> u32
     }
 }
 
-/// Keeps an address of the name that was found last; says whether there was room. If it is `wanted` and was not known
+/// Keeps an address of the name that was found last; says whether there was room, for it and for what was known. If it is `wanted` and was not known
 /// before, the connects that were made to it lately were misses.
 #[inline(always)]
 pub fn keep(name: &Name, address: Address, expires: KtimeNs, wanted: bool, now: KtimeNs) -> bool {
@@ -126,7 +126,8 @@ pub fn keep(name: &Name, address: Address, expires: KtimeNs, wanted: bool, now: 
     if kept == BUSY {
         kept = enter();
     }
-    if kept == NO_ROOM {
+    let crowded = kept == NO_ROOM;
+    if crowded {
         kept = make_way(name.cgroup, high, low, name.pattern, expires.0);
     }
     if kept > NEW {
@@ -139,7 +140,7 @@ pub fn keep(name: &Name, address: Address, expires: KtimeNs, wanted: bool, now: 
             missed(name, address, now);
         }
     }
-    matches!(kept, KNOWN | NEW)
+    !crowded && matches!(kept, KNOWN | NEW)
 }
 
 /// Results of [`enter_address`]: there was no room; another CPU or the agent came in between; it was known; it was not. Beyond

@@ -66,6 +66,8 @@ struct PlaceWalk {
     now: KtimeNs,
     rank: u64,
     best: u32,
+    /// What the best place holds.
+    holds: u64,
 }
 
 unsafe extern "C" fn next_place(nth: u32, walk: *mut PlaceWalk) -> i64 {
@@ -81,28 +83,28 @@ unsafe extern "C" fn next_place(nth: u32, walk: *mut PlaceWalk) -> i64 {
     if rank < walk.rank {
         walk.rank = rank;
         walk.best = place as u32;
+        walk.holds = asked.tag;
     }
     i64::from(rank == Asked::HERE)
 }
 
-/// The best place for a question, and its rank.
+/// The best place for a question, its rank, and what it holds.
 #[inline(always)]
-fn place_for(resolver: *const Resolver, tag: Tag, now: KtimeNs) -> (usize, u64) {
-    let mut walk = PlaceWalk { resolver, tag, now, rank: u64::MAX, best: 0 };
+fn place_for(resolver: *const Resolver, tag: Tag, now: KtimeNs) -> (usize, u64, u64) {
+    let mut walk = PlaceWalk { resolver, tag, now, rank: u64::MAX, best: 0, holds: 0 };
     repeat(Asked::probes() as u32, next_place, &mut walk);
-    (core::hint::black_box(walk.best) as usize & (QUESTIONS - 1), walk.rank)
+    (core::hint::black_box(walk.best) as usize & (QUESTIONS - 1), walk.rank, walk.holds)
 }
 
 /// Puts a question where its answer will look for it.
 #[inline(always)]
 fn enter(resolver: *mut Resolver, tag: Tag, twin: Tag, now: KtimeNs) {
-    let (place, rank) = place_for(resolver, tag, now);
+    let (place, rank, was) = place_for(resolver, tag, now);
     // SAFETY: the place is within the array of the live storage; only its fields' addresses are taken.
     let (word, with, at) = unsafe {
         let asked = &raw mut (*resolver).asked[place];
         (&raw mut (*asked).tag, &raw mut (*asked).twin, &raw mut (*asked).at)
     };
-    let was = load(word);
     // SAFETY: as above, aligned; written first, since whoever finds the tag believes them.
     unsafe {
         with.write_volatile(twin.0);
@@ -131,7 +133,7 @@ pub fn take(resolver: *mut Resolver, tag: Tag, now: KtimeNs) -> bool {
 /// Ends the waiting for one of them; its twin, if it was waited for.
 #[inline(always)]
 fn take_one(resolver: *mut Resolver, tag: Tag, now: KtimeNs) -> Option<Tag> {
-    let (place, rank) = place_for(resolver, tag, now);
+    let (place, rank, _) = place_for(resolver, tag, now);
     if rank != Asked::HERE {
         return None;
     }
