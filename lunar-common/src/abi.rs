@@ -8,7 +8,7 @@
 
 use crate::{
     failsafe::Limits,
-    net::Destination,
+    net::{Destination, NetworkOrder},
     time::{KtimeNs, SpanNs},
     verdict::REASONS,
 };
@@ -16,7 +16,7 @@ use crate::{
 pub mod maps;
 
 /// Version of the pinned maps: the `N` of `/sys/fs/bpf/lunar/vN`.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Endpoints that a configuration may name, and words of the failsafe.
 pub const MAX_ENDPOINTS: u32 = 8;
@@ -36,6 +36,19 @@ pub const MAX_EXEMPT: u32 = 1_024;
 pub const LISTENERS_PER_ENDPOINT: u32 = 4;
 /// Bytes of the event ring. When full, events are lost and counted.
 pub const EVENTS_BYTES: u32 = 256 * 1024;
+/// Network namespaces that the relay can listen in at one time; beyond it the targets in a further one go direct, and
+/// `status` says so.
+pub const MAX_RELAYED: u32 = 1_024;
+/// Places of the relay's listening sockets for each of them: IPv4 and IPv6.
+pub const LISTENERS_PER_RELAYED: u32 = 2;
+/// Relay processes that live at one time: one that serves, others that finish what they have begun.
+pub const MAX_RELAYS: u32 = 8;
+/// A relay whose last heartbeat is older hangs: its connects go direct.
+pub const RELAY_LEASE: SpanNs = SpanNs(500_000_000);
+/// In the place of an endpoint: the connection leads to the relay, whose own results are the gateway's.
+pub const TO_RELAY: u32 = u32::MAX;
+/// Mark of the agent's and the relay's own connections: "Lunr". Sockets with it are exempt.
+pub const MARK: u32 = 0x4c75_6e72;
 /// Port rules of a generation. A configuration that needs more is refused.
 pub const MAX_PORT_RULES: u32 = 4_096;
 
@@ -57,8 +70,10 @@ pub struct Control {
     pub home: u64,
     /// Secret key of the tags of DNS questions, made by the first agent.
     pub dns_key: [u64; 2],
+    /// The relay's last heartbeat.
+    pub relay_heartbeat: KtimeNs,
     /// Always zero.
-    pub pad: [u64; 2],
+    pub pad: u64,
 }
 
 /// What one configuration says, as far as the kernel needs it.
@@ -125,6 +140,8 @@ pub mod flag {
     pub const NAMES_WANTED: u32 = 1 << 6;
     /// Where a TCP connect to port 443 would be redirected, UDP is refused.
     pub const REFUSE_QUIC: u32 = 1 << 7;
+    /// Connections are handed to the relay in the socket's own network namespace.
+    pub const RELAY: u32 = 1 << 8;
 }
 
 /// Values of [`Settings::handoff`].
@@ -133,6 +150,8 @@ pub mod handoff {
     pub const ORIGINAL_DST: u32 = 1;
     /// `proxy-protocol`.
     pub const PROXY_PROTOCOL: u32 = 2;
+    /// `lunar`.
+    pub const LUNAR: u32 = 3;
 }
 
 /// One address of the gateway.
@@ -168,6 +187,65 @@ pub mod endpoint {
     pub const LOCAL: u16 = 1 << 0;
     /// Its accepted side asks for the original destination: record it.
     pub const RECORD: u16 = 1 << 1;
+}
+
+/// Where the relay listens in one network namespace.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RelayAt {
+    /// Its number among the namespaces; [`LISTENERS_PER_RELAYED`] places of [`maps::RELAY_LISTENERS`] are its own: the first for
+    /// IPv4, the second for IPv6.
+    pub place: u32,
+    /// Port on every loopback address of IPv4; 0: none.
+    pub port_v4: NetworkOrder<u16>,
+    /// Port on `::1`; 0: none.
+    pub port_v6: NetworkOrder<u16>,
+}
+
+/// What the relays have counted, all together. Each field is added to atomically.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RelayTotals {
+    /// Connections taken over from applications.
+    pub accepted: u64,
+    /// Connections closed at once because the kernel has no record of them.
+    pub unknown: u64,
+    /// Requests that were answered by way of the gateway.
+    pub gateway: u64,
+    /// Requests sent to their provider from the start.
+    pub direct: u64,
+    /// Connections spliced to their provider.
+    pub spliced: u64,
+    /// Requests sent to their provider because the gateway failed them.
+    pub replayed: u64,
+    /// Requests sent to the gateway again because it asked for that.
+    pub retried: u64,
+    /// Connections closed because the gateway failed a request that may not be sent twice.
+    pub closed: u64,
+    /// Connections closed because their provider could not be reached or failed.
+    pub provider_failed: u64,
+    /// Connections of a target beyond the limit, spliced without a look.
+    pub crowded: u64,
+    /// Connections closed because the application was too slow or silent for too long.
+    pub idle: u64,
+    /// Requests that were under way in a relay that died.
+    pub lost: u64,
+}
+
+/// One relay process.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RelayLife {
+    /// Its process id; 0: the place is free.
+    pub pid: u32,
+    /// 1: it takes connections; 2: it finishes what it has begun.
+    pub phase: u32,
+    /// When it started, in clock ticks since boot, as in `/proc/PID/stat`: the id alone may be somebody else's by now.
+    pub started: u64,
+    /// Connections of applications that are open.
+    pub connections: u64,
+    /// Requests under way.
+    pub requests: u64,
 }
 
 /// Start times of unanswered SYNs, see [`crate::syn`].
@@ -372,12 +450,17 @@ pub mod event {
     pub const CLOSED: u32 = 4;
     /// A process of the gateway asked for an original destination and is exempt from now on.
     pub const EXEMPTED: u32 = 5;
+    /// A connect went direct because no relay listens in its network namespace.
+    pub const NO_RELAY: u32 = 6;
 }
 
 const _: () = {
     assert!(size_of::<Control>() == 64);
     assert!(size_of::<Settings>() == 88);
     assert!(size_of::<Endpoint>() == 512);
+    assert!(size_of::<RelayAt>() == 8);
+    assert!(size_of::<RelayTotals>() == 96);
+    assert!(size_of::<RelayLife>() == 32);
     assert!(size_of::<Syns>() == 64);
     assert!(size_of::<TargetEntry>() == 1296);
     assert!(size_of::<Attachment>() == 16);

@@ -27,8 +27,8 @@ use aya_ebpf::{
 };
 use lunar_common::{
     abi::{
-        Attachment, Connection, Control, Counters, EVENTS_BYTES, Endpoint, LISTENERS_PER_ENDPOINT,
-        MAX_ENDPOINTS, MAX_EXEMPT, MAX_PORT_RULES, MAX_RECORDS, MAX_SOCKETS, MAX_TARGETS, RecordKey,
+        Attachment, Connection, Control, Counters, EVENTS_BYTES, Endpoint, LISTENERS_PER_ENDPOINT, LISTENERS_PER_RELAYED,
+        MAX_ENDPOINTS, MAX_EXEMPT, MAX_PORT_RULES, MAX_RECORDS, MAX_RELAYED, MAX_RELAYS, MAX_SOCKETS, MAX_TARGETS, RecordKey, RelayAt, RelayLife, RelayTotals,
         Settings, Syns, TargetEntry, Totals,
     },
     bar, dns,
@@ -85,6 +85,23 @@ static LISTENERS: Listeners = Listeners(UnsafeCell::new(bpf_map_def {
     id: 0,
     pinning: 0,
 }));
+#[map]
+pub static RELAYS: HashMap<u64, RelayAt> = HashMap::with_max_entries(MAX_RELAYED, 0);
+#[map]
+static RELAY_LISTENERS: Listeners = Listeners(UnsafeCell::new(bpf_map_def {
+    type_: BPF_MAP_TYPE_SOCKMAP,
+    key_size: size_of::<u32>() as u32,
+    value_size: size_of::<u64>() as u32,
+    max_entries: MAX_RELAYED * LISTENERS_PER_RELAYED,
+    map_flags: 0,
+    id: 0,
+    pinning: 0,
+}));
+/// Written by the relays, for those who read the pins.
+#[map]
+static RELAY_TOTALS: Array<RelayTotals> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static RELAY_LIVES: Array<RelayLife> = Array::with_max_entries(MAX_RELAYS, BPF_F_MMAPABLE);
 #[map]
 pub static SOCKETS: SockHash<u64> = SockHash::with_max_entries(MAX_SOCKETS, 0);
 #[map]

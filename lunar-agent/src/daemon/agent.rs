@@ -9,7 +9,7 @@ use std::{
 };
 
 use lunar_common::{
-    abi::{Event, event},
+    abi::{Event, MARK, event},
     failsafe::Cell,
     verdict::Reason,
 };
@@ -43,9 +43,6 @@ use crate::{
     resolution,
     targets::{TargetSpec, cgroup::Cgroup, set::TargetSet},
 };
-
-/// Mark of the agent's own connections: "Lunr". Sockets with it are exempt.
-pub const MARK: u32 = 0x4c75_6e72;
 
 /// From one look at gateway and targets to the next.
 const WATCH_EVERY: Duration = Duration::from_secs(1);

@@ -3,13 +3,13 @@
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use lunar_common::{
-    abi::MAX_ENDPOINTS,
+    abi::{MARK, MAX_ENDPOINTS},
     failsafe::{self, Attempt, Limits, Outcome, Step, Ticket, Word},
     time::KtimeNs,
 };
 use tokio::{task::JoinSet, time::Instant};
 
-use super::agent::{Agent, MARK};
+use super::agent::Agent;
 use crate::{
     config::{Config, Health, HealthKind},
     gateway::{

@@ -7,12 +7,12 @@ use std::{
 
 use ipnet::IpNet;
 use lunar_common::{
-    abi::{MAX_ENDPOINTS, Settings, flag, handoff},
+    abi::{MARK, MAX_ENDPOINTS, Settings, flag, handoff},
     policy::COUNTED_ENTRIES,
 };
 use nix::ifaddrs::getifaddrs;
 
-use super::{DaemonError, agent::MARK};
+use super::DaemonError;
 use crate::{
     config::{Config, GatewayProcess, Handoff, Quic},
     gateway::endpoint::Endpoint,

@@ -47,6 +47,14 @@ impl Breaker {
         })
     }
 
+    /// One of memory that no kernel program looks into.
+    #[cfg(test)]
+    pub(crate) fn in_memory() -> Self {
+        let control = Mapped::anonymous(1).expect("a page of memory");
+        let words = Mapped::anonymous(MAX_ENDPOINTS as usize).expect("a page of memory");
+        Self { control, words }
+    }
+
     fn control_u32(&self, field: impl Fn(*mut Control) -> *mut u32) -> &AtomicU32 {
         // SAFETY: the field lies in the mapping, aligned, and lives as long as `self`; everyone accesses it as one.
         unsafe { AtomicU32::from_ptr(field(self.control.ptr(0))) }
@@ -65,6 +73,21 @@ impl Breaker {
     /// The last heartbeat; zero before the first.
     pub fn heartbeat(&self) -> KtimeNs {
         KtimeNs(self.heartbeat_cell().load(Ordering::Acquire))
+    }
+
+    fn relay_heartbeat_cell(&self) -> &AtomicU64 {
+        // SAFETY: as in `heartbeat_cell`.
+        unsafe { AtomicU64::from_ptr((&raw mut (*self.control.ptr(0)).relay_heartbeat).cast()) }
+    }
+
+    /// Renews the relay's lease.
+    pub fn relay_beat(&self) {
+        self.relay_heartbeat_cell().store(now().0, Ordering::Release);
+    }
+
+    /// The relay's last heartbeat; zero before the first.
+    pub fn relay_heartbeat(&self) -> KtimeNs {
+        KtimeNs(self.relay_heartbeat_cell().load(Ordering::Acquire))
     }
 
     /// Whether a person has forced everything direct.

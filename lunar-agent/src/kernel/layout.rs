@@ -4,8 +4,12 @@ use std::{io, time::Duration};
 
 use aya::Pod;
 use lunar_common::{
-    abi::{Attachment, Control, Counters, Endpoint, Settings, Syns, TargetEntry, Totals},
+    abi::{
+        Attachment, Control, Counters, Endpoint, RecordKey, RelayAt, RelayLife, RelayTotals, Settings, Syns,
+        TargetEntry, Totals,
+    },
     names::{Learned, LearnedKey, NameAnswer, Named, NamedKey},
+    net::Destination,
     policy::{BoundaryV4, BoundaryV6, Bucket, PortRule},
     time::{KtimeNs, SpanNs},
 };
@@ -30,6 +34,9 @@ pod!(
     Control,
     Counters,
     Endpoint,
+    RelayAt,
+    RelayLife,
+    RelayTotals,
     Settings,
     Syns,
     TargetEntry,
@@ -42,7 +49,9 @@ pod!(
     LearnedKey,
     NameAnswer,
     Named,
-    NamedKey
+    NamedKey,
+    RecordKey,
+    Destination
 );
 
 /// Now, on the clock of the kernel's programs.

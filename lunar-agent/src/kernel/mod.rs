@@ -12,6 +12,7 @@ pub mod pins;
 pub mod policy;
 pub mod predecessor;
 pub mod program;
+pub mod relay;
 pub mod state;
 mod sys;
 

@@ -16,7 +16,7 @@ use aya::maps::{
 use lunar_common::{
     abi::{
         self, Attachment, Connection, Control, Counters, Endpoint, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS,
-        MAX_TARGETS, RecordKey, Settings, Syns, TargetEntry, Totals, maps,
+        MAX_TARGETS, RecordKey, RelayAt, RelayLife, RelayTotals, Settings, Syns, TargetEntry, Totals, maps,
     },
     bar::{self, Bar},
     names::{self, Learned, LearnedKey, Missed, NameCounts, Named, NamedKey, Resolver},
@@ -62,6 +62,10 @@ fn shape(name: &str) -> Shape {
         maps::LEARNED => of::<LearnedKey, Learned>(names::MAX_LEARNED),
         maps::NAMED => of::<NamedKey, Named>(names::MAX_LEARNED),
         maps::NAME_COUNTS => of::<u32, NameCounts>(MAX_TARGETS),
+        maps::RELAYS => of::<u64, RelayAt>(abi::MAX_RELAYED),
+        maps::RELAY_LISTENERS => of::<u32, u64>(abi::MAX_RELAYED * abi::LISTENERS_PER_RELAYED),
+        maps::RELAY_TOTALS => of::<u32, RelayTotals>(1),
+        maps::RELAY_LIVES => of::<u32, RelayLife>(abi::MAX_RELAYS),
         maps::MISSED => of::<u32, Missed>(names::MISSED_PLACES),
         other => unreachable!("{other} is not a state map"),
     }

@@ -137,19 +137,29 @@ pub struct Mapped<T> {
 
 // SAFETY: the mapping is shared memory that lives until drop; access goes through raw pointers and atomics.
 unsafe impl<T> Send for Mapped<T> {}
+// SAFETY: as above; `fill` takes it as `&mut`.
+unsafe impl<T> Sync for Mapped<T> {}
 
 impl<T> Mapped<T> {
     /// Maps `len` values of the array behind `fd`. `T` must be the map's value and a multiple of 8 bytes.
     pub fn new(fd: BorrowedFd<'_>, len: usize, writable: bool) -> io::Result<Self> {
+        let protection = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
+        Self::map(len, protection, libc::MAP_SHARED, fd.as_raw_fd())
+    }
+
+    /// Memory that is no map's: zero.
+    #[cfg(test)]
+    pub fn anonymous(len: usize) -> io::Result<Self> {
+        Self::map(len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1)
+    }
+
+    fn map(len: usize, protection: i32, flags: i32, fd: i32) -> io::Result<Self> {
         const { assert!(size_of::<T>().is_multiple_of(8)) };
         // SAFETY: sysconf has no preconditions.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
         let bytes = (len * size_of::<T>()).next_multiple_of(page);
-        let protection = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
         // SAFETY: a new mapping at an address of the kernel's choice; the kernel checks length against the map.
-        let at = unsafe {
-            libc::mmap(core::ptr::null_mut(), bytes, protection, libc::MAP_SHARED, fd.as_fd().as_raw_fd(), 0)
-        };
+        let at = unsafe { libc::mmap(core::ptr::null_mut(), bytes, protection, flags, fd, 0) };
         if at == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }

@@ -1,6 +1,45 @@
-//! The relay's decisions (DESIGN section 5): what a head says, what becomes of it on its way to the gateway, where a request
-//! goes, and what happens when the gateway fails it. Pure: bytes and times come in, decisions go out.
+//! The relay (DESIGN section 5): takes the connections that the kernel redirects, reads the requests on them, and hands each to the
+//! gateway in its language, or leaves it to its provider.
+//!
+//! What a head says, what becomes of it, where a request goes and what happens when the gateway fails it is decided by pure
+//! functions: bytes and times come in, decisions go out ([`http`], [`route`], [`replay`]).
 
+pub mod counts;
+pub mod gateways;
 pub mod http;
+pub mod place;
 pub mod replay;
 pub mod route;
+pub mod setup;
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use counts::Counts;
+use gateways::Gateways;
+use setup::Settings;
+
+/// What all connections of a relay share.
+pub struct Relay {
+    settings: RwLock<Arc<Settings>>,
+    /// The failsafe.
+    pub gateways: Gateways,
+    /// What is counted.
+    pub counts: Counts,
+}
+
+impl Relay {
+    /// A relay that serves by these settings.
+    pub fn new(settings: Settings, gateways: Gateways, counts: Counts) -> Self {
+        Self { settings: RwLock::new(Arc::new(settings)), gateways, counts }
+    }
+
+    /// What to serve the next request by.
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes that; requests under way keep theirs.
+    pub fn set_settings(&self, settings: Settings) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+    }
+}

@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use lunar_common::failsafe::Outcome;
+use serde::{Deserialize, Serialize};
 
 use super::http::head::{ResponseHead, Retry};
 
@@ -43,7 +44,7 @@ const NEVER_ARRIVED: [u32; 4] = [1, 2, 5, 10];
 const ALWAYS_THE_GATEWAYS: [u32; 2] = [1, 10];
 
 /// What may be sent twice (`relay.replay`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Mode {
     /// What is idempotent, and what the gateway says never arrived.
     Safe,

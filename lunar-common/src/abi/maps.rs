@@ -42,6 +42,14 @@ pub const NAMED: &str = "NAMED";
 pub const NAME_COUNTS: &str = "NAME_COUNTS";
 /// [`crate::names::Missed`], mapped.
 pub const MISSED: &str = "MISSED";
+/// Cookie of a network namespace to [`super::RelayAt`].
+pub const RELAYS: &str = "RELAYS";
+/// The relay's listening sockets, by namespace, see [`super::RelayAt::place`].
+pub const RELAY_LISTENERS: &str = "RELAY_LISTENERS";
+/// [`super::RelayTotals`], one entry, mapped by agent and relay.
+pub const RELAY_TOTALS: &str = "RELAY_TOTALS";
+/// [`super::RelayLife`], a place for each relay, mapped by agent and relay.
+pub const RELAY_LIVES: &str = "RELAY_LIVES";
 /// [`super::Settings`], one entry.
 pub const SETTINGS: &str = "SETTINGS";
 /// Two bits per port, see [`crate::policy::PortClass`].
@@ -68,7 +76,7 @@ pub const NAME_ANSWERS: &str = "NAME_ANSWERS";
 pub const HITS: &str = "HITS";
 
 /// The maps that outlive an agent.
-pub const STATE: [&str; 21] = [
+pub const STATE: [&str; 25] = [
     CONTROL,
     FAILSAFE,
     ENDPOINTS,
@@ -90,4 +98,8 @@ pub const STATE: [&str; 21] = [
     NAMED,
     NAME_COUNTS,
     MISSED,
+    RELAYS,
+    RELAY_LISTENERS,
+    RELAY_TOTALS,
+    RELAY_LIVES,
 ];
