@@ -42,12 +42,12 @@ pub fn connect<H: SockAddr>(hook: &H) {
         apart::settle(apart::slot(settings, nth), ticket.0, 1);
     }
     let reason = match verdict.reason {
-        Reason::Redirected => redirect(&facts, verdict, attachment, &mut held),
-        direct => direct,
+        Reason::Redirected => redirect(&facts, verdict, attachment, held),
+        direct => {
+            forget(held, control);
+            direct
+        }
     };
-    if reason != Reason::Redirected {
-        forget(held, control);
-    }
     leave_mark(attachment, sk);
     let [high, low] = destination.address.halves();
     let target_and_reason = u64::from(attachment.target) << 32 | u64::from(reason as u32);
@@ -108,12 +108,15 @@ fn redirect<H: SockAddr>(
     facts: &ConnectFacts<'_, H>,
     verdict: Verdict,
     attachment: Attachment,
-    held: &mut Option<&'static mut Connection>,
+    held: Option<&mut Connection>,
 ) -> Reason {
     let (slot, place) = if facts.settings.flags & flag::RELAY != 0 {
         let family = if H::V4_ONLY { 4 } else { u32::from(facts.family) };
         match apart::relay_at(facts.hook.netns(), family, facts.now.0) {
-            0 => return Reason::NoListener,
+            0 => {
+                forget(held, facts.control);
+                return Reason::NoListener;
+            }
             at => (TO_RELAY, relay(family, at)),
         }
     } else {
@@ -136,6 +139,7 @@ fn redirect<H: SockAddr>(
         if connection.slot_held == 0 {
             if !reserve_slot(facts.control) {
                 count::of_all!(sockets_full);
+                connection.phase = phase::NONE;
                 return Reason::Unsuitable;
             }
             connection.slot_held = 1;
