@@ -81,6 +81,7 @@ impl Agent {
         }
         self.let_go(&before.targets);
         self.names_changed();
+        self.wish_relay(true);
         self.follow_kernel_log();
         trim_heap();
         Ok(())
