@@ -41,7 +41,7 @@ use crate::{
         predecessor::Predecessor,
         state::State,
     },
-    resolution,
+    memory, resolution,
     targets::{TargetSpec, cgroup::Cgroup, set::TargetSet},
 };
 
@@ -232,7 +232,8 @@ impl Agent {
 
     /// Says what is in effect now that everything is.
     pub(super) fn announce(&self) {
-        trim_heap();
+        // Loading a generation took some megabytes that are not needed again for long.
+        memory::trim();
         let gateway = self.endpoints.iter().map(|e| e.address.to_string()).collect::<Vec<_>>().join(" ");
         tracing::info!(
             handoff = %self.config.gateway.handoff,
@@ -370,14 +371,5 @@ impl Agent {
             Ok(removed) => tracing::info!(pins = removed.len(), "detached"),
             Err(e) => tracing::error!(error = %e, "not everything was detached: run `lunar-agent cleanup`"),
         }
-    }
-}
-
-/// Loading a generation takes some megabytes that are not needed again for long.
-pub(super) fn trim_heap() {
-    // SAFETY: malloc_trim has no preconditions.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0);
     }
 }

@@ -74,4 +74,9 @@ impl Gateways {
     pub fn beat(&self) {
         self.0.relay_beat();
     }
+
+    /// Ends the relay's lease: connects go direct from now on.
+    pub fn rest(&self) {
+        self.0.relay_rest();
+    }
 }

@@ -8,11 +8,16 @@ pub mod counts;
 pub mod gateways;
 pub mod http;
 pub mod place;
+pub mod process;
 pub mod replay;
 pub mod route;
+pub mod session;
 pub mod setup;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{
+    Arc, PoisonError, RwLock,
+    atomic::{AtomicBool, Ordering},
+};
 
 use counts::Counts;
 use gateways::Gateways;
@@ -25,12 +30,13 @@ pub struct Relay {
     pub gateways: Gateways,
     /// What is counted.
     pub counts: Counts,
+    draining: AtomicBool,
 }
 
 impl Relay {
     /// A relay that serves by these settings.
     pub fn new(settings: Settings, gateways: Gateways, counts: Counts) -> Self {
-        Self { settings: RwLock::new(Arc::new(settings)), gateways, counts }
+        Self { settings: RwLock::new(Arc::new(settings)), gateways, counts, draining: AtomicBool::new(false) }
     }
 
     /// What to serve the next request by.
@@ -41,5 +47,15 @@ impl Relay {
     /// Changes that; requests under way keep theirs.
     pub fn set_settings(&self, settings: Settings) {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+    }
+
+    /// Says that this process ends when its connections have ended.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether it does: a connection is to end with the request that it is at.
+    pub fn draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
     }
 }
