@@ -97,8 +97,7 @@ pub(super) struct Agent {
 
 /// A thing that ended in the background.
 pub(super) enum Done {
-    Probe(super::probes::Probed),
-    Shaken(super::probes::Shaken),
+    Probe(super::probes::Ended),
     Resolved(Vec<Resolution>),
     Named(resolution::Answered),
     Prepared(Box<Prepared>),
@@ -311,8 +310,7 @@ impl Agent {
     /// Waits for what runs in the background; `None` at once if nothing does.
     pub(super) async fn next_done(&mut self) -> Option<Done> {
         tokio::select! {
-            Some(probed) = self.probes.next_done() => Some(Done::Probe(probed)),
-            Some(shaken) = self.probes.next_shaken() => Some(Done::Shaken(shaken)),
+            Some(ended) = self.probes.next_done() => Some(Done::Probe(ended)),
             Some(answered) = self.names.next_done() => Some(Done::Named(answered)),
             Some(resolved) = self.lookups.next_done() => Some(Done::Resolved(resolved)),
             Some(prepared) = self.reloads.next_done() => Some(Done::Prepared(Box::new(prepared))),
@@ -322,8 +320,8 @@ impl Agent {
 
     pub(super) fn on_done(&mut self, done: Done) {
         match done {
-            Done::Probe(probed) => self.on_probed(probed),
-            Done::Shaken(shaken) => self.on_shaken(shaken),
+            Done::Probe(super::probes::Ended::Probe(probed)) => self.on_probed(probed),
+            Done::Probe(super::probes::Ended::Handshake(shaken)) => self.on_shaken(shaken),
             Done::Named(answered) => self.on_name(answered),
             Done::Resolved(resolutions) => self.on_resolved(resolutions),
             Done::Prepared(prepared) => self.on_prepared(*prepared),
@@ -367,6 +365,7 @@ impl Agent {
         if !detach {
             return;
         }
+        crate::relay::process::end_all(&self.state.relay);
         match self.pins.remove_all(self.under_way() + HANDED_OVER) {
             Ok(removed) => tracing::info!(pins = removed.len(), "detached"),
             Err(e) => tracing::error!(error = %e, "not everything was detached: run `lunar-agent cleanup`"),

@@ -7,7 +7,10 @@ use lunar_common::{
     failsafe::{self, Attempt, Limits, Outcome, Step, Ticket, Word},
     time::KtimeNs,
 };
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::Instant,
+};
 
 use super::agent::Agent;
 use crate::{
@@ -36,6 +39,12 @@ pub(super) struct Probed {
 pub(super) struct Shaken {
     address: SocketAddr,
     result: Result<ProbeSuccess, ProbeError>,
+}
+
+/// One of the two.
+pub(super) enum Ended {
+    Probe(Probed),
+    Handshake(Shaken),
 }
 
 /// All probes.
@@ -127,16 +136,6 @@ impl Probes {
         }
     }
 
-    /// The next handshake that ends; `None` while none is under way.
-    pub(super) async fn next_shaken(&mut self) -> Option<Shaken> {
-        let done = self.shaking.join_next().await?;
-        let shaken = done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
-        if shaken.result.is_ok() {
-            self.shaken.insert(shaken.address, None);
-        }
-        Some(shaken)
-    }
-
     /// When the next probe is due.
     pub(super) fn next(&self, endpoints: &[Endpoint], word: impl Fn(u32) -> Word) -> Option<Instant> {
         let now = now();
@@ -185,14 +184,29 @@ impl Probes {
         }
     }
 
-    /// The next probe that ends; `None` while none is under way.
-    pub(super) async fn next_done(&mut self) -> Option<Probed> {
-        let done = self.running.join_next().await?;
-        // A probe that panicked took its slot with it; that would be a bug, and loud.
-        let probed = done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
-        self.in_flight &= !(1 << probed.slot);
-        Some(probed)
+    /// What ends next; `None` while nothing is under way.
+    pub(super) async fn next_done(&mut self) -> Option<Ended> {
+        tokio::select! {
+            Some(done) = self.running.join_next() => {
+                let probed = whole(done);
+                self.in_flight &= !(1 << probed.slot);
+                Some(Ended::Probe(probed))
+            }
+            Some(done) = self.shaking.join_next() => {
+                let shaken = whole(done);
+                if shaken.result.is_ok() {
+                    self.shaken.insert(shaken.address, None);
+                }
+                Some(Ended::Handshake(shaken))
+            }
+            else => None,
+        }
     }
+}
+
+/// What panicked took its slot with it; that would be a bug, and loud.
+fn whole<T>(done: Result<T, JoinError>) -> T {
+    done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))
 }
 
 impl Agent {

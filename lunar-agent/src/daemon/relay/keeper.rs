@@ -96,12 +96,13 @@ enum ServeError {
 }
 
 pub(super) struct Keeper {
-    pins: Pins,
-    pins_root: PathBuf,
+    pins: PathBuf,
     socket: PathBuf,
     home: File,
     places: RelayPlaces,
     counts: RelayCounts,
+    /// What tells this build of the program from others.
+    build: String,
     began: Instant,
     /// What is wanted at the moment; no relay, without it.
     wish: Arc<Mutex<Option<Arc<Wish>>>>,
@@ -121,22 +122,22 @@ pub(super) struct Keeper {
 
 impl Keeper {
     pub(super) fn new(
-        pins_root: PathBuf,
+        root: PathBuf,
         socket: PathBuf,
         wish: Arc<Mutex<Option<Arc<Wish>>>>,
         report: Arc<Mutex<Report>>,
         commands: SyncSender<Command>,
     ) -> Result<Self, KernelError> {
-        let pins = Pins::new(&pins_root);
+        let pins = Pins::new(&root);
         let now = Instant::now();
         Ok(Self {
             places: RelayPlaces::open(&pins)?,
             counts: RelayCounts::open(&pins)?,
             home: File::open("/proc/thread-self/ns/net")
                 .map_err(KernelError::sys("open", "the agent's network namespace"))?,
-            pins,
-            pins_root,
+            pins: root,
             socket,
+            build: process::build().map_err(KernelError::sys("look at", "this program"))?,
             began: now,
             wish,
             configured: None,
@@ -246,7 +247,7 @@ impl Keeper {
         if self.client.is_none() {
             let found = Client::connect(&self.socket).and_then(|mut c| c.hello().map(|hello| (c, hello)));
             match found {
-                Ok((client, hello)) if hello.build == process::build() => self.adopt(client, hello),
+                Ok((client, hello)) if hello.build == self.build => self.adopt(client, hello),
                 Ok((_, hello)) => {
                     tracing::info!(
                         pid = hello.pid,
@@ -278,12 +279,12 @@ impl Keeper {
         }
         self.next_start = now + START_AGAIN;
         let failed = |source| ClientError::Connect { socket: self.socket.clone(), source };
-        self.children.push(process::start(&self.socket, &self.pins_root).map_err(failed)?);
+        self.children.push(process::start(&self.socket, &self.pins).map_err(failed)?);
         let until = now + START;
         loop {
             let hello = process::ready(&self.socket, until.saturating_duration_since(Instant::now()))?;
             // Until the new one has taken over, the old one answers.
-            if hello.build == process::build() || Instant::now() >= until {
+            if hello.build == self.build || Instant::now() >= until {
                 break;
             }
             std::thread::sleep(Duration::from_millis(10));

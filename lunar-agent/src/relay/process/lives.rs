@@ -3,6 +3,10 @@
 use std::sync::atomic::Ordering;
 
 use lunar_common::abi::MAX_RELAYS;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use procfs::process::Process;
 
 use crate::kernel::relay::{Count, Life, RelayCounts};
@@ -72,6 +76,18 @@ pub fn settle_dead(counts: &RelayCounts) {
             counts.add(Count::Lost, requests);
             free(life);
             tracing::warn!(pid, requests, "a relay has died; requests that were under way in it are lost");
+        }
+    }
+}
+
+/// Tells all relays to end: connects go direct at once, and each finishes the requests that it has begun.
+pub fn end_all(counts: &RelayCounts) {
+    for life in counts.lives() {
+        let Ok(pid) = i32::try_from(life.pid) else { continue };
+        if lives(life.pid, life.started)
+            && let Err(e) = kill(Pid::from_raw(pid), Signal::SIGTERM)
+        {
+            tracing::warn!(pid, error = %e, "a relay is not told to end");
         }
     }
 }

@@ -34,7 +34,9 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
-pub use lives::settle_dead;
+pub use client::{Client, ClientError, ready, start};
+pub use lives::{end_all, settle_dead};
+pub use wire::Hello;
 
 use crate::{
     kernel::{
@@ -111,6 +113,11 @@ enum End {
     Replaced,
     /// A task has panicked.
     Defect(&'static str),
+}
+
+/// Where the relay of an agent with this socket has its own.
+pub fn socket_beside(agent: &Path) -> PathBuf {
+    agent.with_file_name("relay.sock")
 }
 
 /// Runs a relay until a signal, or another relay on the same socket, ends it.
