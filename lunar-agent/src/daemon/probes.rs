@@ -106,15 +106,16 @@ impl Probes {
 
     /// When the next handshake that is no probe is due.
     pub(super) fn next_handshake(&self, endpoints: &[Endpoint]) -> Option<Instant> {
-        endpoints.iter().filter_map(|e| self.handshake_due(e.address)).min()
+        let now = Instant::now();
+        endpoints.iter().filter_map(|e| self.handshake_due(e.address, now)).min()
     }
 
-    fn handshake_due(&self, address: SocketAddr) -> Option<Instant> {
+    fn handshake_due(&self, address: SocketAddr, now: Instant) -> Option<Instant> {
         if !self.shakes_first || self.shake_hands() {
             return None;
         }
         match self.shaken.get(&address) {
-            None => Some(Instant::now()),
+            None => Some(now),
             Some(began) => began.map(|began| began + self.health.interval.max(self.health.timeout)),
         }
     }
@@ -124,7 +125,7 @@ impl Probes {
         self.shaken.retain(|address, _| endpoints.iter().any(|e| e.address == *address));
         let now = Instant::now();
         for endpoint in endpoints {
-            if self.handshake_due(endpoint.address).is_none_or(|due| due > now) {
+            if self.handshake_due(endpoint.address, now).is_none_or(|due| due > now) {
                 continue;
             }
             self.shaken.insert(endpoint.address, Some(now));

@@ -63,7 +63,7 @@ fn a_relay_that_hangs_is_caught_by_its_lease() {
 #[test]
 fn the_relay_outlives_the_agent_and_the_next_agent_finds_it() {
     let scene = Scene::new("relay-outlives");
-    let mut agent = scene.agent("failsafe.lease = \"5s\"\n");
+    let mut agent = scene.agent("[failsafe]\nlease = \"5s\"\n");
     let _target = scene.idle();
     scene.listening();
     let relay = scene.relay();
@@ -79,7 +79,7 @@ fn the_relay_outlives_the_agent_and_the_next_agent_finds_it() {
         "{status:#}"
     );
     assert_eq!(status["relay"]["gateway"], 3, "{status:#}");
-    let _next = scene.agent("failsafe.lease = \"5s\"\n");
+    let _next = scene.agent("[failsafe]\nlease = \"5s\"\n");
     scene.listening();
     assert_eq!(scene.relay(), relay, "the same one serves");
     scene.expect(PROVIDER, 3, 3);
@@ -88,7 +88,7 @@ fn the_relay_outlives_the_agent_and_the_next_agent_finds_it() {
 #[test]
 fn with_the_agent_dead_the_lease_ends_what_the_relay_does() {
     let scene = Scene::new("relay-alone");
-    let mut agent = scene.agent("failsafe.lease = \"500ms\"\n");
+    let mut agent = scene.agent("[failsafe]\nlease = \"500ms\"\n");
     let _target = scene.idle();
     scene.listening();
     kill(&mut agent);
