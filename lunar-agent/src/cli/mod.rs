@@ -35,7 +35,7 @@ pub use sources::{ConfigArgs, PlaceArgs};
     arg_required_else_help = true,
     after_help = "\
 Examples:
-  sudo lunar-agent run --gateway 127.0.0.1:8000 --handoff original-dst --target cgroup:/sys/fs/cgroup/system.slice/checkout.service
+  sudo lunar-agent run --gateway 127.0.0.1:8000 --target cgroup:/sys/fs/cgroup/system.slice/checkout.service
   sudo lunar-agent status
   sudo lunar-agent failsafe bypass
 
