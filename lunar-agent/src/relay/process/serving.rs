@@ -343,9 +343,11 @@ fn check_namespace(netns: BorrowedFd<'_>, said: u64) -> Result<(), ServeError> {
         setns(netns, CloneFlags::CLONE_NEWNET)?;
         netns_cookie()
     };
-    let found =
-        thread::scope(|scope| thread::Builder::new().spawn_scoped(scope, look)?.join().ok().transpose());
-    match found?.ok_or_else(|| ServeError::Enter(io::ErrorKind::Other.into()))? {
+    let found = thread::scope(|scope| {
+        let looking = thread::Builder::new().spawn_scoped(scope, look)?;
+        looking.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+    });
+    match found.map_err(ServeError::Enter)? {
         found if found == said => Ok(()),
         found => Err(ServeError::Namespace { said, found }),
     }
