@@ -144,7 +144,14 @@ impl Scene {
     /// Another provider, which takes connections and never answers.
     pub fn silent_provider(&self) -> String {
         const SILENT: &str = "198.51.100.10:8080";
-        let listener = self.world.provider.run(|| Ok(TcpListener::bind(SILENT)?)).unwrap();
+        self.world.provider.sysctl("net/core/somaxconn", "8192").unwrap();
+        let listener = self.world.provider.run(|| {
+            let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            listener.bind(&SILENT.parse::<SocketAddr>()?.into())?;
+            listener.listen(8_192)?;
+            Ok(listener)
+        });
+        let listener = listener.unwrap();
         // For as long as this process lives: what connects waits.
         std::mem::forget(listener);
         SILENT.to_owned()

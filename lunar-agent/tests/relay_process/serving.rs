@@ -4,13 +4,18 @@ use std::{
     io::{ErrorKind, Read},
     net::TcpListener,
     os::fd::AsFd,
+    sync::atomic::Ordering,
     time::Duration,
 };
 
-use lunar_agent::kernel::relay::Count;
-use lunar_agent::relay::process::client::ClientError;
+use lunar_agent::{
+    kernel::relay::Count,
+    relay::process::client::{ClientError, ready},
+};
 use lunar_common::time::KtimeNs;
 use lunar_lab::Spawn;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use socket2::SockRef;
 
 use crate::{
     scene::{PROVIDERS, Scene, setup},
@@ -123,4 +128,47 @@ fn a_relay_without_file_descriptors_goes_on_when_there_are_some() {
     drop(many);
     s.kernel().call(0).echo(b"served again");
     assert!(relay.output().matches("cannot accept a connection").count() < 10, "{}", relay.output());
+}
+
+#[test]
+fn connections_of_a_namespace_beyond_the_limit_are_spliced_unread() {
+    let s = Scene::new("crowd");
+    // This process holds one end of each, the relay two more.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    let relay = s.serving(&setup());
+    let silent = s.silent_provider();
+    let kernel = s.kernel();
+    let crowd: Vec<_> = (0..4_096).map(|_| kernel.connect(0, &silent).unwrap()).collect();
+    eventually("all are taken up", || s.count(Count::Accepted) == 4_096);
+    assert_eq!(s.count(Count::Crowded), 0);
+    kernel.call(0).echo(b"one more");
+    kernel.call(1).echo(b"and another");
+    assert_eq!(s.count(Count::Crowded), 2);
+    let open = || (0..8).map(|place| s.counts().life(place).connections.load(Ordering::Relaxed)).sum::<u64>();
+    eventually("only the crowd is open", || open() == 4_096);
+    for stream in crowd {
+        // The provider does not close what the application has closed: both have to be told.
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+    eventually("the crowd has gone", || open() == 0);
+    kernel.call(0).echo(b"one of few");
+    assert_eq!(s.count(Count::Crowded), 2, "{}", relay.output());
+}
+
+#[test]
+fn a_relay_outlives_whoever_reads_its_log() {
+    let s = Scene::new("deaf");
+    let arguments = s.arguments().map(|argument| format!("'{argument}'")).join(" ");
+    let deaf = format!("exec >/dev/null 2> >(true); exec {AGENT} {arguments} --log-level trace");
+    let spawn = Spawn::new("bash").args(["-c", &deaf]).netns(&s.world.host);
+    let relay = s.world.lab.spawn(spawn).unwrap();
+    assert_eq!(ready(&s.socket, SOON).unwrap().pid, relay.id());
+    let mut client = s.client();
+    client.configure(&setup()).unwrap();
+    s.serve(&mut client);
+    for _ in 0..10 {
+        s.kernel().call(0).echo(b"it logs this");
+    }
+    assert_eq!(client.hello().unwrap().pid, relay.id());
 }

@@ -4,10 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     panic::AssertUnwindSafe,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 
@@ -16,6 +13,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::seat::Seat;
 use crate::{
     kernel::relay::{Count, Records},
     relay::{Relay, place::Place, session},
@@ -96,10 +94,8 @@ impl Door {
             Err(e) => return tracing::debug!(error = %e, "a connection ended before it was taken up"),
         };
         self.relay.counts.one(Count::Accepted);
-        if let Err(e) = stream.set_nodelay(true) {
-            tracing::debug!(error = %e, "a connection without TCP_NODELAY");
-        }
-        let (seat, read) = Seat::take(&self.open);
+        let read = Seat::taken(&self.open) < MAX_CONNECTIONS;
+        let seat = Seat::take(&self.open);
         let (place, relay) = (Arc::clone(&self.place), Arc::clone(&self.relay));
         let work = async move {
             let _seat = seat;
@@ -114,23 +110,6 @@ impl Door {
                 tracing::error!(%original, "a defect of the relay has cost a connection");
             }
         });
-    }
-}
-
-/// One connection of a namespace.
-struct Seat(Arc<AtomicUsize>);
-
-impl Seat {
-    /// And whether it is one of those that are read.
-    fn take(open: &Arc<AtomicUsize>) -> (Self, bool) {
-        let before = open.fetch_add(1, Ordering::Relaxed);
-        (Self(Arc::clone(open)), before < MAX_CONNECTIONS)
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -8,6 +8,7 @@
 mod accept;
 pub mod client;
 mod lives;
+mod seat;
 mod server;
 mod serving;
 mod succession;
@@ -31,7 +32,7 @@ use tokio::{
     runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
-    time::MissedTickBehavior,
+    time::{Instant, MissedTickBehavior},
 };
 
 pub use lives::settle_dead;
@@ -107,7 +108,7 @@ enum End {
     Signal(&'static str),
     /// It has handed over.
     Moved,
-    /// Another has taken its path: nobody can ask this one any more.
+    /// Nobody can ask it any more: its path is another's, or gone.
     Replaced,
     /// A task has panicked.
     Defect(&'static str),
@@ -219,17 +220,18 @@ async fn drain(serving: &Serving, life: &OwnLife, signals: &mut Signals, end: En
         serving.close(end != End::Replaced).await;
     }
     let timeout = relay.map_or(Duration::ZERO, |relay| relay.settings().setup.drain_timeout);
+    let until = Instant::now() + timeout;
     // One that has handed over does already what a first signal asks for: systemd sends one to all processes of a unit.
     if !matches!(end, End::Signal(_)) {
         tokio::select! {
             () = serving.drained() => return,
-            () = tokio::time::sleep(timeout) => return,
+            () = tokio::time::sleep_until(until) => return,
             _ = signals.next() => {}
         }
     }
     tokio::select! {
         () = serving.drained() => {}
-        () = tokio::time::sleep(timeout) => {}
+        () = tokio::time::sleep_until(until) => {}
         name = signals.next() => tracing::warn!(signal = name, "ends at once"),
     }
 }

@@ -261,6 +261,11 @@ impl Serving {
         self.state().phase != Phase::Serves
     }
 
+    /// Whether it accepts nothing any more.
+    pub fn ended(&self) -> bool {
+        self.state().phase == Phase::Ended
+    }
+
     /// Stops beating and accepting. `alone`: no other relay has taken over, so the kernel is to send connects direct.
     /// What it has sent here before is accepted.
     pub async fn close(&self, alone: bool) {
@@ -291,6 +296,8 @@ impl Serving {
         if !is_tcp || !socket.is_listener().unwrap_or(false) {
             return Err(ServeError::NoListener);
         }
+        // Linux hands it on to what is accepted.
+        socket.set_tcp_nodelay(true)?;
         let listener = std::net::TcpListener::from(fd);
         listener.set_nonblocking(true)?;
         let _inside = self.runtime.enter();
