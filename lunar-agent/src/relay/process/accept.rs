@@ -24,6 +24,9 @@ use crate::{
 const MAX_CONNECTIONS: usize = 4_096;
 /// How long a connect to a provider may take that nobody asks about: as a system's own connect is given up by most clients.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Open files for each connection: its own, one to the gateway, and one to its provider. A connection that is accepted while
+/// there are none for the others would be lost; one that waits is not.
+pub(super) const FILES: usize = 3;
 /// How long to wait where a connection cannot be accepted because something is used up.
 const WAIT: Duration = Duration::from_millis(10);
 /// Connections that are accepted when the listening has ended: as many as there may wait (`net.core.somaxconn`).
@@ -39,14 +42,22 @@ pub(super) struct Door {
     pub open: Arc<AtomicUsize>,
     pub relay: Arc<Relay>,
     pub records: Arc<Records>,
+    /// Connections of all namespaces.
     pub connections: TaskTracker,
+    /// And how many there may be.
+    pub most: usize,
 }
 
 impl Door {
     /// Accepts until it is to stop, and then what has come in before.
     pub async fn serve(self, stop: CancellationToken) {
-        let mut told = None;
-        loop {
+        let mut told = Told::default();
+        while !stop.is_cancelled() {
+            if self.connections.len() >= self.most {
+                told.warn(|| tracing::warn!(most = self.most, "open files are used up: connections wait"));
+                tokio::time::sleep(WAIT).await;
+                continue;
+            }
             let accepted = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -55,10 +66,8 @@ impl Door {
             match accepted {
                 Ok((stream, peer)) => self.take_up(stream, peer),
                 Err(e) => {
-                    if told.is_none_or(|at: Instant| at.elapsed() >= TELL_EVERY) {
-                        told = Some(Instant::now());
-                        tracing::warn!(netns = self.place.cookie, error = %e, "cannot accept a connection");
-                    }
+                    let netns = self.place.cookie;
+                    told.warn(|| tracing::warn!(netns, error = %e, "cannot accept a connection"));
                     if is_shortage(&e) {
                         tokio::time::sleep(WAIT).await;
                     }
@@ -110,6 +119,19 @@ impl Door {
                 tracing::error!(%original, "a defect of the relay has cost a connection");
             }
         });
+    }
+}
+
+/// When a failure that repeats was told of.
+#[derive(Default)]
+struct Told(Option<Instant>);
+
+impl Told {
+    fn warn(&mut self, warn: impl FnOnce()) {
+        if self.0.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
+            self.0 = Some(Instant::now());
+            warn();
+        }
     }
 }
 

@@ -59,6 +59,8 @@ const MAX_WORKERS: usize = 4;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// After so many connections there is memory to give back.
 const MANY_CONNECTIONS: usize = 64;
+/// Open files that a process may usually have.
+const USUAL_FILES: u64 = 1_024;
 /// How long tasks may take to see that the process ends.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -121,7 +123,7 @@ enum End {
 pub fn run(socket: &Path, pins: &Path) -> Result<(), ProcessError> {
     Capabilities::effective().check_relay().map_err(KernelError::from)?;
     memory::few_arenas();
-    raise_file_limit();
+    let files = raise_file_limit();
     let build = build()?;
     let pins = Pins::new(pins);
     let (breaker, records) = (Breaker::open(&pins)?, Records::open(&pins)?);
@@ -140,7 +142,8 @@ pub fn run(socket: &Path, pins: &Path) -> Result<(), ProcessError> {
     };
     let (ends, mut ended) = mpsc::unbounded_channel();
     let gateways = Gateways::new(breaker);
-    let serving = Serving::new(runtime.handle().clone(), home, records, ends.clone(), (gateways, counts));
+    let serving =
+        Serving::new(runtime.handle().clone(), home, records, files, ends.clone(), (gateways, counts));
     let serving = Arc::new(serving);
 
     let predecessor = Predecessor::find(socket);
@@ -288,11 +291,13 @@ fn runtime() -> io::Result<Runtime> {
         .build()
 }
 
-/// Two sockets for each connection are more than the usual 1,024 allow.
-fn raise_file_limit() {
+/// A few sockets for each connection are more than the usual 1,024 allow. Returns how many files may be open.
+fn raise_file_limit() -> usize {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(e) = raised {
         tracing::warn!(error = %e, "the limit of open files stays low");
     }
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(USUAL_FILES, |(soft, _)| soft);
+    usize::try_from(limit).unwrap_or(usize::MAX)
 }

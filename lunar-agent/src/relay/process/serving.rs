@@ -16,7 +16,11 @@ use socket2::SockRef;
 use tokio::{net::TcpListener, runtime::Handle, sync::mpsc, time::MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{End, accept::Door, wire::Namespace};
+use super::{
+    End,
+    accept::{self, Door},
+    wire::Namespace,
+};
 use crate::{
     kernel::{netns_cookie, relay::Records},
     relay::{
@@ -87,6 +91,8 @@ pub(super) struct Serving {
     home: OwnedFd,
     records: Arc<Records>,
     ends: mpsc::UnboundedSender<End>,
+    /// Connections there may be.
+    most: usize,
     heart: Vital,
     doors: Vital,
     /// The applications' connections.
@@ -141,11 +147,12 @@ impl Handed {
 }
 
 impl Serving {
-    /// Serves nothing yet. `home` is the network namespace of this process.
+    /// Serves nothing yet. `home` is the network namespace of this process, which may open so many `files`.
     pub fn new(
         runtime: Handle,
         home: OwnedFd,
         records: Records,
+        files: usize,
         ends: mpsc::UnboundedSender<End>,
         unused: (Gateways, Counts),
     ) -> Self {
@@ -156,6 +163,7 @@ impl Serving {
             home,
             records: Arc::new(records),
             ends,
+            most: (files / accept::FILES).max(1),
             heart: Vital::default(),
             doors: Vital::default(),
             connections: TaskTracker::new(),
@@ -314,6 +322,7 @@ impl Serving {
                 relay: Arc::clone(relay),
                 records: Arc::clone(&self.records),
                 connections: self.connections.clone(),
+                most: self.most,
             };
             self.spawn(&self.doors, "accepting", door.serve(served.stop.clone()));
         }
