@@ -4,10 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     panic::AssertUnwindSafe,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 
@@ -16,6 +13,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::seat::Seat;
 use crate::{
     kernel::relay::{Count, Records},
     relay::{Relay, place::Place, session},
@@ -26,6 +24,9 @@ use crate::{
 const MAX_CONNECTIONS: usize = 4_096;
 /// How long a connect to a provider may take that nobody asks about: as a system's own connect is given up by most clients.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Open files for each connection: its own, one to the gateway, and one to its provider. A connection that is accepted while
+/// there are none for the others would be lost; one that waits is not.
+pub(super) const FILES: usize = 3;
 /// How long to wait where a connection cannot be accepted because something is used up.
 const WAIT: Duration = Duration::from_millis(10);
 /// Connections that are accepted when the listening has ended: as many as there may wait (`net.core.somaxconn`).
@@ -41,14 +42,22 @@ pub(super) struct Door {
     pub open: Arc<AtomicUsize>,
     pub relay: Arc<Relay>,
     pub records: Arc<Records>,
+    /// Connections of all namespaces.
     pub connections: TaskTracker,
+    /// And how many there may be.
+    pub most: usize,
 }
 
 impl Door {
     /// Accepts until it is to stop, and then what has come in before.
     pub async fn serve(self, stop: CancellationToken) {
-        let mut told = None;
-        loop {
+        let mut told = Told::default();
+        while !stop.is_cancelled() {
+            if self.connections.len() >= self.most {
+                told.warn(|| tracing::warn!(most = self.most, "open files are used up: connections wait"));
+                tokio::time::sleep(WAIT).await;
+                continue;
+            }
             let accepted = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -57,10 +66,8 @@ impl Door {
             match accepted {
                 Ok((stream, peer)) => self.take_up(stream, peer),
                 Err(e) => {
-                    if told.is_none_or(|at: Instant| at.elapsed() >= TELL_EVERY) {
-                        told = Some(Instant::now());
-                        tracing::warn!(netns = self.place.cookie, error = %e, "cannot accept a connection");
-                    }
+                    let netns = self.place.cookie;
+                    told.warn(|| tracing::warn!(netns, error = %e, "cannot accept a connection"));
                     if is_shortage(&e) {
                         tokio::time::sleep(WAIT).await;
                     }
@@ -96,10 +103,8 @@ impl Door {
             Err(e) => return tracing::debug!(error = %e, "a connection ended before it was taken up"),
         };
         self.relay.counts.one(Count::Accepted);
-        if let Err(e) = stream.set_nodelay(true) {
-            tracing::debug!(error = %e, "a connection without TCP_NODELAY");
-        }
-        let (seat, read) = Seat::take(&self.open);
+        let read = Seat::taken(&self.open) < MAX_CONNECTIONS;
+        let seat = Seat::take(&self.open);
         let (place, relay) = (Arc::clone(&self.place), Arc::clone(&self.relay));
         let work = async move {
             let _seat = seat;
@@ -117,20 +122,16 @@ impl Door {
     }
 }
 
-/// One connection of a namespace.
-struct Seat(Arc<AtomicUsize>);
+/// When a failure that repeats was told of.
+#[derive(Default)]
+struct Told(Option<Instant>);
 
-impl Seat {
-    /// And whether it is one of those that are read.
-    fn take(open: &Arc<AtomicUsize>) -> (Self, bool) {
-        let before = open.fetch_add(1, Ordering::Relaxed);
-        (Self(Arc::clone(open)), before < MAX_CONNECTIONS)
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+impl Told {
+    fn warn(&mut self, warn: impl FnOnce()) {
+        if self.0.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
+            self.0 = Some(Instant::now());
+            warn();
+        }
     }
 }
 

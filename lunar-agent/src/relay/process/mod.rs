@@ -8,6 +8,7 @@
 mod accept;
 pub mod client;
 mod lives;
+mod seat;
 mod server;
 mod serving;
 mod succession;
@@ -31,7 +32,7 @@ use tokio::{
     runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
-    time::MissedTickBehavior,
+    time::{Instant, MissedTickBehavior},
 };
 
 pub use client::{Client, ClientError, ready, start};
@@ -60,6 +61,8 @@ const MAX_WORKERS: usize = 4;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// After so many connections there is memory to give back.
 const MANY_CONNECTIONS: usize = 64;
+/// Open files that a process may usually have.
+const USUAL_FILES: u64 = 1_024;
 /// How long tasks may take to see that the process ends.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -109,7 +112,7 @@ enum End {
     Signal(&'static str),
     /// It has handed over.
     Moved,
-    /// Another has taken its path: nobody can ask this one any more.
+    /// Nobody can ask it any more: its path is another's, or gone.
     Replaced,
     /// A task has panicked.
     Defect(&'static str),
@@ -127,7 +130,7 @@ pub fn socket_beside(agent: &Path) -> PathBuf {
 pub fn run(socket: &Path, pins: &Path) -> Result<(), ProcessError> {
     Capabilities::effective().check_relay().map_err(KernelError::from)?;
     memory::few_arenas();
-    raise_file_limit();
+    let files = raise_file_limit();
     let build = build()?;
     let pins = Pins::new(pins);
     let (breaker, records) = (Breaker::open(&pins)?, Records::open(&pins)?);
@@ -146,7 +149,8 @@ pub fn run(socket: &Path, pins: &Path) -> Result<(), ProcessError> {
     };
     let (ends, mut ended) = mpsc::unbounded_channel();
     let gateways = Gateways::new(breaker);
-    let serving = Serving::new(runtime.handle().clone(), home, records, ends.clone(), (gateways, counts));
+    let serving =
+        Serving::new(runtime.handle().clone(), home, records, files, ends.clone(), (gateways, counts));
     let serving = Arc::new(serving);
 
     let predecessor = Predecessor::find(socket);
@@ -226,17 +230,18 @@ async fn drain(serving: &Serving, life: &OwnLife, signals: &mut Signals, end: En
         serving.close(end != End::Replaced).await;
     }
     let timeout = relay.map_or(Duration::ZERO, |relay| relay.settings().setup.drain_timeout);
+    let until = Instant::now() + timeout;
     // One that has handed over does already what a first signal asks for: systemd sends one to all processes of a unit.
     if !matches!(end, End::Signal(_)) {
         tokio::select! {
             () = serving.drained() => return,
-            () = tokio::time::sleep(timeout) => return,
+            () = tokio::time::sleep_until(until) => return,
             _ = signals.next() => {}
         }
     }
     tokio::select! {
         () = serving.drained() => {}
-        () = tokio::time::sleep(timeout) => {}
+        () = tokio::time::sleep_until(until) => {}
         name = signals.next() => tracing::warn!(signal = name, "ends at once"),
     }
 }
@@ -293,11 +298,13 @@ fn runtime() -> io::Result<Runtime> {
         .build()
 }
 
-/// Two sockets for each connection are more than the usual 1,024 allow.
-fn raise_file_limit() {
+/// A few sockets for each connection are more than the usual 1,024 allow. Returns how many files may be open.
+fn raise_file_limit() -> usize {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(e) = raised {
         tracing::warn!(error = %e, "the limit of open files stays low");
     }
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(USUAL_FILES, |(soft, _)| soft);
+    usize::try_from(limit).unwrap_or(usize::MAX)
 }

@@ -11,10 +11,7 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicUsize},
     thread,
     time::Duration,
 };
@@ -31,6 +28,7 @@ use tokio::{runtime::Handle, sync::mpsc};
 use super::{
     End,
     client::PATIENCE,
+    seat::Seat,
     serving::{ServeError, Serving},
     wire::{Answer, Hello, Request, Wire, WireError},
 };
@@ -128,7 +126,7 @@ impl Server {
     }
 
     fn admit(&self, stream: UnixStream, places: &Arc<AtomicUsize>) {
-        if places.load(Ordering::Relaxed) >= PLACES {
+        if Seat::taken(places) >= PLACES {
             return tracing::warn!("control socket: too many clients");
         }
         match getsockopt(&stream, PeerCredentials) {
@@ -136,16 +134,14 @@ impl Server {
             Ok(peer) => return tracing::warn!(uid = peer.uid(), "control socket: another user is refused"),
             Err(e) => return tracing::warn!(error = %e, "control socket: a client cannot be told"),
         }
-        places.fetch_add(1, Ordering::Relaxed);
-        let (server, taken) = (self.clone(), Arc::clone(places));
+        let (server, seat) = (self.clone(), Seat::take(places));
         let client = move || {
+            let _seat = seat;
             if let Err(e) = server.client(&Wire::new(stream)) {
                 tracing::debug!(error = %e, "control socket: a client is gone");
             }
-            taken.fetch_sub(1, Ordering::Relaxed);
         };
         if let Err(e) = thread::Builder::new().name("client".to_owned()).spawn(client) {
-            places.fetch_sub(1, Ordering::Relaxed);
             tracing::warn!(error = %e, "control socket: no thread for a client");
         }
     }
@@ -170,6 +166,7 @@ impl Server {
 
     fn answer(&self, request: Request, fds: Vec<OwnedFd>) -> Answer {
         let done = match request {
+            Request::Hello {} if self.serving.ended() => Err(ServeError::Moved),
             Request::Hello {} => return Answer::Hello(self.hello()),
             Request::Configure(setup) => self.serving.configure(*setup),
             Request::Serve(namespace) => self.serving.serve(namespace, fds),

@@ -16,7 +16,11 @@ use socket2::SockRef;
 use tokio::{net::TcpListener, runtime::Handle, sync::mpsc, time::MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{End, accept::Door, wire::Namespace};
+use super::{
+    End,
+    accept::{self, Door},
+    wire::Namespace,
+};
 use crate::{
     kernel::{netns_cookie, relay::Records},
     relay::{
@@ -87,6 +91,8 @@ pub(super) struct Serving {
     home: OwnedFd,
     records: Arc<Records>,
     ends: mpsc::UnboundedSender<End>,
+    /// Connections there may be.
+    most: usize,
     heart: Vital,
     doors: Vital,
     /// The applications' connections.
@@ -141,11 +147,12 @@ impl Handed {
 }
 
 impl Serving {
-    /// Serves nothing yet. `home` is the network namespace of this process.
+    /// Serves nothing yet. `home` is the network namespace of this process, which may open so many `files`.
     pub fn new(
         runtime: Handle,
         home: OwnedFd,
         records: Records,
+        files: usize,
         ends: mpsc::UnboundedSender<End>,
         unused: (Gateways, Counts),
     ) -> Self {
@@ -156,6 +163,7 @@ impl Serving {
             home,
             records: Arc::new(records),
             ends,
+            most: (files / accept::FILES).max(1),
             heart: Vital::default(),
             doors: Vital::default(),
             connections: TaskTracker::new(),
@@ -261,6 +269,11 @@ impl Serving {
         self.state().phase != Phase::Serves
     }
 
+    /// Whether it accepts nothing any more.
+    pub fn ended(&self) -> bool {
+        self.state().phase == Phase::Ended
+    }
+
     /// Stops beating and accepting. `alone`: no other relay has taken over, so the kernel is to send connects direct.
     /// What it has sent here before is accepted.
     pub async fn close(&self, alone: bool) {
@@ -291,6 +304,8 @@ impl Serving {
         if !is_tcp || !socket.is_listener().unwrap_or(false) {
             return Err(ServeError::NoListener);
         }
+        // Linux hands it on to what is accepted.
+        socket.set_tcp_nodelay(true)?;
         let listener = std::net::TcpListener::from(fd);
         listener.set_nonblocking(true)?;
         let _inside = self.runtime.enter();
@@ -307,6 +322,7 @@ impl Serving {
                 relay: Arc::clone(relay),
                 records: Arc::clone(&self.records),
                 connections: self.connections.clone(),
+                most: self.most,
             };
             self.spawn(&self.doors, "accepting", door.serve(served.stop.clone()));
         }
@@ -343,9 +359,11 @@ fn check_namespace(netns: BorrowedFd<'_>, said: u64) -> Result<(), ServeError> {
         setns(netns, CloneFlags::CLONE_NEWNET)?;
         netns_cookie()
     };
-    let found =
-        thread::scope(|scope| thread::Builder::new().spawn_scoped(scope, look)?.join().ok().transpose());
-    match found?.ok_or_else(|| ServeError::Enter(io::ErrorKind::Other.into()))? {
+    let found = thread::scope(|scope| {
+        let looking = thread::Builder::new().spawn_scoped(scope, look)?;
+        looking.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+    });
+    match found.map_err(ServeError::Enter)? {
         found if found == said => Ok(()),
         found => Err(ServeError::Namespace { said, found }),
     }
