@@ -53,6 +53,12 @@ impl Gateways {
             .ok_or(Gateway::Cooldown)
     }
 
+    /// Whether the failsafe of its endpoint has opened since a request was admitted. A stale lease does not count, since the agent's
+    /// death says nothing of a gateway that has the request already, and neither does a bypass.
+    pub fn opened(&self, settings: &Settings, admitted: Admitted, now: KtimeNs) -> bool {
+        self.0.word(admitted.slot).load().admit(now, settings.grace).is_none()
+    }
+
     /// Enters how a request went into the word of its endpoint.
     pub fn settle(&self, settings: &Settings, admitted: Admitted, outcome: Outcome, now: KtimeNs) -> Step {
         let word = self.0.word(admitted.slot);
