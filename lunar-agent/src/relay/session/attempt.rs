@@ -90,20 +90,20 @@ impl Attempt<'_> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, coming: &mut Coming) -> Poll<Answer> {
-        match self.upload.poll(cx, self.client, &mut self.upstream.stream) {
-            Poll::Ready(Err(_)) => return Poll::Ready(Answer::Gone),
-            Poll::Ready(Ok(())) => match self.upload.state() {
-                State::Malformed => return Poll::Ready(Answer::Malformed),
-                // The other side is to see that it will get no more.
-                State::Cut if !coming.shut => {
-                    coming.shut = Pin::new(&mut self.upstream.stream).poll_shutdown(cx).is_ready();
+        self.upload.poll(cx, self.client, &mut self.upstream.stream);
+        match self.upload.state() {
+            State::Malformed => return Poll::Ready(Answer::Malformed),
+            State::Gone => return Poll::Ready(Answer::Gone),
+            // The other side is to see that it will get no more.
+            State::Cut if !coming.shut => {
+                coming.shut = Pin::new(&mut self.upstream.stream).poll_shutdown(cx).is_ready();
+            }
+            State::Cut | State::Going => {}
+            State::Over | State::Refused => {
+                if self.client.poll_failure(cx).is_ready() {
+                    return Poll::Ready(Answer::Gone);
                 }
-                State::Cut | State::Over | State::Refused | State::Going => {}
-            },
-            Poll::Pending => {}
-        }
-        if self.upload.state() != State::Going && self.client.poll_failure(cx).is_ready() {
-            return Poll::Ready(Answer::Gone);
+            }
         }
         loop {
             match self.poll_interim(cx, coming) {

@@ -1,7 +1,7 @@
 //! One message on its way from one connection to another: a head, and a body whose end is looked for as it passes.
 
 use std::{
-    io::{self, IoSlice},
+    io::IoSlice,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -27,12 +27,12 @@ pub enum Flowed {
 }
 
 /// Which side a flow failed on.
-#[derive(Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Failed {
     /// Where it comes from.
-    Source(io::Error),
+    Source,
     /// Where it goes to.
-    Sink(io::Error),
+    Sink,
 }
 
 /// A message under way.
@@ -115,9 +115,9 @@ impl Flow {
                 let parts = [IoSlice::new(&self.first), IoSlice::new(body)];
                 let parts = if self.first.is_empty() { &parts[1..] } else { &parts[..] };
                 let taken =
-                    ready!(Pin::new(&mut *to).poll_write_vectored(cx, parts)).map_err(Failed::Sink)?;
+                    ready!(Pin::new(&mut *to).poll_write_vectored(cx, parts)).map_err(|_| Failed::Sink)?;
                 if taken == 0 {
-                    return Poll::Ready(Err(Failed::Sink(io::ErrorKind::WriteZero.into())));
+                    return Poll::Ready(Err(Failed::Sink));
                 }
                 self.flushed = false;
                 self.sent += taken as u64;
@@ -128,7 +128,7 @@ impl Flow {
                 continue;
             }
             if !self.flushed {
-                ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Failed::Sink)?;
+                ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|_| Failed::Sink)?;
                 self.flushed = true;
             }
             if self.scanner.over() {
@@ -140,7 +140,7 @@ impl Flow {
             if from.ended {
                 return Poll::Ready(Ok(if self.until_close { Flowed::Over } else { Flowed::Cut }));
             }
-            ready!(from.poll_fill(cx)).map_err(Failed::Source)?;
+            ready!(from.poll_fill(cx)).map_err(|_| Failed::Source)?;
         }
     }
 }

@@ -74,9 +74,7 @@ impl Pass<'_> {
         shut: &mut bool,
         ended: bool,
     ) -> Poll<Option<Passed>> {
-        if let Poll::Ready(Err(_)) = self.upload.poll(cx, self.client, &mut self.upstream.stream) {
-            return Poll::Ready(Some(Passed::Gone));
-        }
+        self.upload.poll(cx, self.client, &mut self.upstream.stream);
         if self.upload.state() == State::Cut && !*shut {
             *shut = Pin::new(&mut self.upstream.stream).poll_shutdown(cx).is_ready();
         }
@@ -85,12 +83,13 @@ impl Pass<'_> {
                 Poll::Ready(Ok(Flowed::Over)) => *over = true,
                 Poll::Ready(Ok(Flowed::Malformed)) => return Poll::Ready(Some(Passed::Malformed)),
                 Poll::Ready(Ok(Flowed::Cut)) => return Poll::Ready(Some(Passed::Cut)),
-                Poll::Ready(Err(Failed::Source(_))) => return Poll::Ready(Some(Passed::Broken)),
-                Poll::Ready(Err(Failed::Sink(_))) => return Poll::Ready(Some(Passed::Gone)),
+                Poll::Ready(Err(Failed::Source)) => return Poll::Ready(Some(Passed::Broken)),
+                Poll::Ready(Err(Failed::Sink)) => return Poll::Ready(Some(Passed::Gone)),
                 Poll::Pending => {}
             }
         }
         match (self.upload.state(), *over) {
+            (State::Gone, _) => return Poll::Ready(Some(Passed::Gone)),
             (State::Malformed, _) => return Poll::Ready(Some(Passed::Malformed)),
             (State::Over, true) => return Poll::Ready(Some(Passed::Whole)),
             (State::Going, true) if self.reads_on => {}

@@ -1,9 +1,6 @@
 //! One request of an application, and what has been seen of its body.
 
-use std::{
-    io,
-    task::{Context, Poll, ready},
-};
+use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use tokio::{io::AsyncWrite, net::TcpStream, time::Instant};
@@ -72,6 +69,8 @@ pub enum State {
     Refused,
     /// What comes next is no body.
     Malformed,
+    /// The application's connection has failed.
+    Gone,
 }
 
 impl Upload {
@@ -112,36 +111,30 @@ impl Upload {
         self.state != State::Going || self.flow.blocked()
     }
 
-    /// Moves on.
-    ///
-    /// # Errors
-    /// If the application's connection has failed.
+    /// Moves on as far as it goes at the moment.
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
         client: &mut Wire<TcpStream>,
         to: &mut (impl AsyncWrite + Unpin),
-    ) -> Poll<io::Result<()>> {
+    ) {
         if self.state != State::Going {
-            return Poll::Ready(Ok(()));
+            return;
         }
         let Self { flow, kept, keep, .. } = self;
-        let moved = flow.poll(cx, client, to, |bytes| {
-            if let Some(so_far) = kept {
-                if so_far.len() + bytes.len() <= *keep {
-                    so_far.extend_from_slice(bytes);
-                } else {
-                    *kept = None;
-                }
-            }
+        let moved = flow.poll(cx, client, to, |bytes| match kept {
+            Some(so_far) if so_far.len() + bytes.len() <= *keep => so_far.extend_from_slice(bytes),
+            Some(_) => *kept = None,
+            None => {}
         });
-        self.state = match ready!(moved) {
-            Ok(Flowed::Over) => State::Over,
-            Ok(Flowed::Cut) => State::Cut,
-            Ok(Flowed::Malformed) => State::Malformed,
-            Err(Failed::Sink(_)) => State::Refused,
-            Err(Failed::Source(e)) => return Poll::Ready(Err(e)),
-        };
-        Poll::Ready(Ok(()))
+        if let Poll::Ready(moved) = moved {
+            self.state = match moved {
+                Ok(Flowed::Over) => State::Over,
+                Ok(Flowed::Cut) => State::Cut,
+                Ok(Flowed::Malformed) => State::Malformed,
+                Err(Failed::Sink) => State::Refused,
+                Err(Failed::Source) => State::Gone,
+            };
+        }
     }
 }

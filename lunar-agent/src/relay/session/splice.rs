@@ -2,7 +2,6 @@
 
 use std::{
     future::poll_fn,
-    io,
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -86,12 +85,12 @@ impl Joint {
         let Self { client, upstream, down, up, reset } = self;
         for way in [down.poll(cx, upstream, &mut client.stream), up.poll(cx, client, &mut upstream.stream)] {
             match way {
-                Poll::Ready(Err(Failed::Source(_))) => {
+                Poll::Ready(Err(Failed::Source)) => {
                     *reset = true;
                     return Poll::Ready(Now::Over);
                 }
                 // What that side has said before it failed still goes to the other; its end shows there.
-                Poll::Ready(Err(Failed::Sink(_))) => *reset = true,
+                Poll::Ready(Err(Failed::Sink)) => *reset = true,
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
         }
@@ -137,19 +136,20 @@ impl Way {
     {
         while !self.over {
             if !from.input.is_empty() {
-                let taken = ready!(Pin::new(&mut *to).poll_write(cx, &from.input)).map_err(Failed::Sink)?;
+                let taken =
+                    ready!(Pin::new(&mut *to).poll_write(cx, &from.input)).map_err(|_| Failed::Sink)?;
                 if taken == 0 {
-                    return Poll::Ready(Err(Failed::Sink(io::ErrorKind::WriteZero.into())));
+                    return Poll::Ready(Err(Failed::Sink));
                 }
                 from.input.advance(taken);
                 self.unflushed = true;
             } else if self.unflushed {
-                ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Failed::Sink)?;
+                ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|_| Failed::Sink)?;
                 self.unflushed = false;
             } else if from.ended {
-                return Pin::new(&mut *to).poll_shutdown(cx).map_err(Failed::Sink);
+                return Pin::new(&mut *to).poll_shutdown(cx).map_err(|_| Failed::Sink);
             } else {
-                ready!(from.poll_fill(cx)).map_err(Failed::Source)?;
+                ready!(from.poll_fill(cx)).map_err(|_| Failed::Source)?;
             }
         }
         Poll::Ready(Ok(()))

@@ -57,11 +57,11 @@ impl<S: AsyncRead + Unpin> Wire<S> {
     }
 
     /// Reads ahead, a bounded amount, to learn of the connection's end. Pending unless it has failed.
-    pub fn poll_failure(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+    pub fn poll_failure(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.ended && self.input.len() < CHUNK {
             match self.poll_fill(cx) {
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(e)) => return Poll::Ready(e),
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Pending => break,
             }
         }
