@@ -80,4 +80,10 @@ impl Gateways {
     pub fn beat(&self) {
         self.0.relay_beat();
     }
+
+    /// The word of a slot.
+    #[cfg(test)]
+    pub(crate) fn word(&self, slot: u32) -> failsafe::Word {
+        self.0.word(slot).load()
+    }
 }

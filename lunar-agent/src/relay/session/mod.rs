@@ -277,3 +277,6 @@ fn unwanted(request: &Request, head: &ResponseHead, mut upstream: Wire<Stream>) 
     upstream.input.clear();
     reusable(request, upstream)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,5 @@
+//! Whole sessions: real sockets on loopback, a gateway and a provider that follow a script, the failsafe's word and the counts in memory.
+
+mod bodies;
+mod plain;
+mod scene;
