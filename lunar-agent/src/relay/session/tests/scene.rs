@@ -305,6 +305,13 @@ impl Client {
         self.read.drain(..text.len());
     }
 
+    /// Ends this side, and returns all that comes until the other ends.
+    pub async fn finish(&mut self) -> io::Result<String> {
+        // It may have been reset already, which is what the rest says.
+        let _ = self.stream.shutdown().await;
+        self.rest().await
+    }
+
     /// All that comes until the connection ends.
     pub async fn rest(&mut self) -> io::Result<String> {
         let rest = self.stream.read_to_end(&mut self.read);
