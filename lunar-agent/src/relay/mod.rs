@@ -6,6 +6,7 @@
 
 pub mod counts;
 pub mod gateways;
+pub mod h2;
 pub mod http;
 pub mod place;
 pub mod process;
@@ -13,6 +14,7 @@ pub mod replay;
 pub mod route;
 pub mod session;
 pub mod setup;
+pub mod upstream;
 
 use std::sync::{
     Arc, PoisonError, RwLock,
@@ -22,6 +24,7 @@ use std::sync::{
 use counts::Counts;
 use gateways::Gateways;
 use setup::Settings;
+use upstream::Pool;
 
 /// What all connections of a relay share.
 pub struct Relay {
@@ -30,13 +33,16 @@ pub struct Relay {
     pub gateways: Gateways,
     /// What is counted.
     pub counts: Counts,
+    /// Connections to the gateway that may be used again.
+    pub pool: Pool,
     draining: AtomicBool,
 }
 
 impl Relay {
     /// A relay that serves by these settings.
     pub fn new(settings: Settings, gateways: Gateways, counts: Counts) -> Self {
-        Self { settings: RwLock::new(Arc::new(settings)), gateways, counts, draining: AtomicBool::new(false) }
+        let settings = RwLock::new(Arc::new(settings));
+        Self { settings, gateways, counts, pool: Pool::default(), draining: AtomicBool::new(false) }
     }
 
     /// What to serve the next request by.
@@ -49,13 +55,13 @@ impl Relay {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
     }
 
-    /// Says that this process ends when its connections have ended.
+    /// From now on every connection ends with the next answer on it. Idle ones stay: closing them would race with a request.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it does: a connection is to end with the request that it is at.
+    /// Whether connections end with the next answer.
     pub fn draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.draining.load(Ordering::Relaxed)
     }
 }

@@ -89,6 +89,26 @@ pub fn for_provider(raw: &[u8], head: &RequestHead) -> Vec<u8> {
     out
 }
 
+/// The head of an answer, which `raw` is, with the word that no other follows. All else stays, but for a `Connection` line that says
+/// the contrary.
+pub fn closing(raw: &[u8]) -> Vec<u8> {
+    let says_otherwise = |line: &[u8]| {
+        line.iter().position(|&b| b == b':').is_some_and(|colon| {
+            let (name, value) = line.split_at(colon);
+            name.eq_ignore_ascii_case(b"connection")
+                && value[1..].trim_ascii().eq_ignore_ascii_case(b"keep-alive")
+        })
+    };
+    let mut out = Vec::with_capacity(raw.len() + 32);
+    for line in raw.split_inclusive(|&b| b == b'\n').filter(|line| *line != b"\r\n") {
+        if !says_otherwise(line) {
+            out.extend_from_slice(line);
+        }
+    }
+    out.extend_from_slice(b"Connection: close\r\n\r\n");
+    out
+}
+
 /// The lines that stay, without the empty one, and room for `more` bytes.
 fn kept(raw: &[u8], head: &RequestHead, without_forged: bool, more: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(head.length + more);
@@ -181,6 +201,20 @@ mod tests {
         let direct = "GET / HTTP/1.1\r\nX-Lunar-Host: evil\r\nHost: a\r\nx-lunar-consumer-tag: t\r\n\
                       x-lunar-tenant-id: evil\r\n\r\n";
         assert_eq!(for_provider(text.as_bytes(), &read(text)), direct.as_bytes());
+    }
+
+    #[test]
+    fn the_last_answer_says_so_and_is_else_as_it_came() {
+        for (raw, expected) in [
+            ("HTTP/1.1 200 OK\r\nA: 1\r\n\r\n", "HTTP/1.1 200 OK\r\nA: 1\r\nConnection: close\r\n\r\n"),
+            (
+                "HTTP/1.1 200 OK\r\ncONNECTION:  Keep-Alive \r\nA: keep-alive\r\n\r\n",
+                "HTTP/1.1 200 OK\r\nA: keep-alive\r\nConnection: close\r\n\r\n",
+            ),
+            ("HTTP/1.1 204 \r\n\r\n", "HTTP/1.1 204 \r\nConnection: close\r\n\r\n"),
+        ] {
+            assert_eq!(String::from_utf8(closing(raw.as_bytes())).unwrap(), expected);
+        }
     }
 
     proptest! {

@@ -41,6 +41,8 @@ pub struct ResponseHead {
     pub framing: Framing,
     /// Whether the server would use the connection again.
     pub persists: bool,
+    /// Whether it says so in words, without which a client that speaks HTTP/1.0 takes it for the last one.
+    pub keep_alive: bool,
     /// The code of `x-lunar-error`, if there is one and it is a number.
     pub error_code: Option<u32>,
     /// When the gateway wants the same request again.
@@ -127,6 +129,7 @@ pub fn read_response(
         status,
         framing,
         persists: consistent && frame.persists(version),
+        keep_alive: frame.keep_alive(),
         error_code: error_code.get(),
         retry: after.get().zip(sequence_id.get()).map(|(after, sequence_id)| Retry { after, sequence_id }),
         indicated: indicated && status >= 200,
