@@ -28,6 +28,12 @@ impl Gateways {
         Self(breaker)
     }
 
+    /// The words and the control block.
+    #[cfg(test)]
+    pub(crate) fn breaker(&self) -> &Breaker {
+        &self.0
+    }
+
     /// The endpoint that takes the next request, the search beginning at a random one, or why there is none.
     ///
     /// # Errors
@@ -51,6 +57,12 @@ impl Gateways {
                 Some(Admitted { nth, slot, ticket })
             })
             .ok_or(Gateway::Cooldown)
+    }
+
+    /// Whether the failsafe of its endpoint has opened since a request was admitted. A stale lease does not count, since the agent's
+    /// death says nothing of a gateway that has the request already, and neither does a bypass.
+    pub fn opened(&self, settings: &Settings, admitted: Admitted, now: KtimeNs) -> bool {
+        self.0.word(admitted.slot).load().admit(now, settings.grace).is_none()
     }
 
     /// Enters how a request went into the word of its endpoint.

@@ -6,6 +6,7 @@
 
 pub mod counts;
 pub mod gateways;
+pub mod h2;
 pub mod http;
 pub mod place;
 pub mod replay;
@@ -17,6 +18,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use counts::Counts;
 use gateways::Gateways;
 use setup::Settings;
+use tokio::sync::watch;
 
 /// What all connections of a relay share.
 pub struct Relay {
@@ -25,12 +27,33 @@ pub struct Relay {
     pub gateways: Gateways,
     /// What is counted.
     pub counts: Counts,
+    /// The connections to the gateway that speak HTTP/2.
+    h2: h2::Pool,
+    draining: watch::Sender<bool>,
 }
 
 impl Relay {
     /// A relay that serves by these settings.
     pub fn new(settings: Settings, gateways: Gateways, counts: Counts) -> Self {
-        Self { settings: RwLock::new(Arc::new(settings)), gateways, counts }
+        let (h2, draining) = (h2::Pool::default(), watch::Sender::new(false));
+        Self { settings: RwLock::new(Arc::new(settings)), gateways, counts, h2, draining }
+    }
+
+    /// From now on connections end as soon as nothing is lost by it: another relay has taken over.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// Whether that is so.
+    pub fn draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Waits until it is.
+    async fn drained(&self) {
+        let mut draining = self.draining.subscribe();
+        // The sender lives as long as `self`.
+        let _ = draining.wait_for(|draining| *draining).await;
     }
 
     /// What to serve the next request by.
