@@ -100,7 +100,7 @@ impl Session {
             (Route::Gateway | Route::Direct(_) | Route::Splice(_), ..) => {
                 self.relay.counts.one(Count::Direct);
                 let answer = self.at_provider(&asked).await;
-                self.from_provider(asked, answer)
+                self.provider_said(asked, answer)
             }
         }
     }
@@ -184,10 +184,10 @@ impl Session {
         if let Some(outcome) = step.settle.filter(|_| !asked.body.broken()) {
             self.relay.gateways.settle(&asked.settings, admitted, outcome, now());
         }
-        self.from_provider(asked, answer)
+        self.provider_said(asked, answer)
     }
 
-    fn from_provider(
+    fn provider_said(
         &self,
         asked: Asked,
         answer: Result<Answer, Failure>,

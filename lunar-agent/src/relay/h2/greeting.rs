@@ -16,6 +16,8 @@ const FRAME_HEAD: usize = 9;
 /// The longest payload before anything else is agreed on (section 4.2).
 const MAX_PAYLOAD: usize = 16 << 10;
 const SETTINGS: u8 = 4;
+/// The bytes of one setting.
+const SETTING: usize = 6;
 const ACK: u8 = 1;
 const MAX_CONCURRENT_STREAMS: [u8; 2] = [0, 3];
 
@@ -38,11 +40,16 @@ pub fn read(bytes: &[u8]) -> Option<Greeting> {
     let length = u32::from_be_bytes([0, a, b, c]) as usize;
     // The first bit of the id is reserved, and says nothing.
     let stream = u32::from_be_bytes(id) << 1;
-    if kind != SETTINGS || flags & ACK != 0 || stream != 0 || length > MAX_PAYLOAD || length % 6 != 0 {
+    if kind != SETTINGS
+        || flags & ACK != 0
+        || stream != 0
+        || length > MAX_PAYLOAD
+        || !length.is_multiple_of(SETTING)
+    {
         return Some(Greeting::Other);
     }
     let mut streams = None;
-    for setting in payload.get(..length)?.chunks_exact(6) {
+    for setting in payload.get(..length)?.chunks_exact(SETTING) {
         // Of several, the last one counts (section 6.5.3).
         if let Some((&MAX_CONCURRENT_STREAMS, value)) = setting.split_first_chunk() {
             streams = value.try_into().map(u32::from_be_bytes).ok().or(streams);

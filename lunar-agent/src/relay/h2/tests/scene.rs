@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use lunar_common::failsafe::{Cell, Word};
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinHandle,
 };
 
@@ -79,6 +80,7 @@ pub struct Server {
     pub seen: Arc<Mutex<Vec<Seen>>>,
     /// Its connections, and the task that takes them.
     pub connections: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    go_away: watch::Sender<()>,
     accepting: JoinHandle<()>,
 }
 
@@ -99,8 +101,11 @@ impl Server {
         let address = listener.local_addr().expect("a bound address");
         let (seen, connections) = (Arc::<Mutex<Vec<Seen>>>::default(), Arc::<Mutex<Vec<_>>>::default());
         let (sees, takes) = (seen.clone(), connections.clone());
+        let (go_away, goes) = watch::channel(());
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                let mut goes = goes.clone();
+                goes.mark_unchanged();
                 let (act, sees) = (act.clone(), sees.clone());
                 let service = service_fn(move |request: Request<Incoming>| {
                     sees.lock().expect("lock").push(Seen {
@@ -113,10 +118,17 @@ impl Server {
                 let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
                 server.auto_date_header(false).max_concurrent_streams(limit);
                 let connection = server.serve_connection(TokioIo::new(stream), service);
-                takes.lock().expect("lock").push(tokio::spawn(async move { _ = connection.await }));
+                takes.lock().expect("lock").push(tokio::spawn(async move {
+                    let mut connection = std::pin::pin!(connection);
+                    tokio::select! {
+                        _ = &mut connection => return,
+                        _ = goes.changed() => connection.as_mut().graceful_shutdown(),
+                    }
+                    _ = connection.await;
+                }));
             }
         });
-        Self { address, seen, connections, accepting }
+        Self { address, seen, connections, go_away, accepting }
     }
 
     /// Answers with `name` and the body it was sent, trailers too.
@@ -135,6 +147,16 @@ impl Server {
             tokio::task::yield_now().await;
         }
         self.break_off();
+    }
+
+    /// Each of its connections says GOAWAY, and finishes what it has begun.
+    pub fn go_away(&self) {
+        self.go_away.send_replace(());
+    }
+
+    /// How many connections there have been, if none was broken off.
+    pub fn connected(&self) -> usize {
+        self.connections.lock().expect("lock").len()
     }
 
     pub fn break_off(&self) {
