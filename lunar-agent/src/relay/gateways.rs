@@ -28,6 +28,12 @@ impl Gateways {
         Self(breaker)
     }
 
+    /// The words and the control block.
+    #[cfg(test)]
+    pub(crate) fn breaker(&self) -> &Breaker {
+        &self.0
+    }
+
     /// The endpoint that takes the next request, the search beginning at a random one, or why there is none.
     ///
     /// # Errors

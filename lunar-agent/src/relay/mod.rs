@@ -16,14 +16,12 @@ pub mod session;
 pub mod setup;
 pub mod upstream;
 
-use std::sync::{
-    Arc, PoisonError, RwLock,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use counts::Counts;
 use gateways::Gateways;
 use setup::Settings;
+use tokio::sync::watch;
 use upstream::Pool;
 
 /// What all connections of a relay share.
@@ -35,14 +33,40 @@ pub struct Relay {
     pub counts: Counts,
     /// Connections to the gateway that may be used again.
     pub pool: Pool,
-    draining: AtomicBool,
+    /// The connections to the gateway that speak HTTP/2.
+    h2: h2::Pool,
+    draining: watch::Sender<bool>,
 }
 
 impl Relay {
     /// A relay that serves by these settings.
     pub fn new(settings: Settings, gateways: Gateways, counts: Counts) -> Self {
-        let settings = RwLock::new(Arc::new(settings));
-        Self { settings, gateways, counts, pool: Pool::default(), draining: AtomicBool::new(false) }
+        Self {
+            settings: RwLock::new(Arc::new(settings)),
+            gateways,
+            counts,
+            pool: Pool::default(),
+            h2: h2::Pool::default(),
+            draining: watch::Sender::new(false),
+        }
+    }
+
+    /// From now on every connection ends with the next answer on it: another relay has taken over. Idle ones stay: closing them
+    /// would race with a request.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// Whether that is so.
+    pub fn draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Waits until it is.
+    async fn drained(&self) {
+        let mut draining = self.draining.subscribe();
+        // The sender lives as long as `self`.
+        let _ = draining.wait_for(|draining| *draining).await;
     }
 
     /// What to serve the next request by.
@@ -53,15 +77,5 @@ impl Relay {
     /// Changes that; requests under way keep theirs.
     pub fn set_settings(&self, settings: Settings) {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
-    }
-
-    /// From now on every connection ends with the next answer on it. Idle ones stay: closing them would race with a request.
-    pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether connections end with the next answer.
-    pub fn draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
     }
 }

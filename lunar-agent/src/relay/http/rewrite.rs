@@ -56,29 +56,35 @@ pub struct Handover<'a> {
 ///
 /// What is added comes last, so whatever reads the head in order sees the application's headers first.
 pub fn for_gateway(raw: &[u8], head: &RequestHead, handover: &Handover<'_>) -> Vec<u8> {
-    let Handover { host, port, scheme, request_id, tenant, sequence_id } = *handover;
-    let mut out = kept(raw, head, true, 256 + host.len());
-    let mut add = |name: &str, value: &[u8]| {
+    let mut out = kept(raw, head, true, 256 + handover.host.len());
+    handover.each(|name, value| {
         for part in [name.as_bytes(), b": ", value, b"\r\n"] {
             out.extend_from_slice(part);
         }
-    };
-    if port == scheme.default_port() {
-        add("x-lunar-host", host.as_bytes());
-    } else {
-        add("x-lunar-host", format!("{host}:{port}").as_bytes());
-    }
-    add("x-lunar-scheme", scheme.as_str().as_bytes());
-    add("x-lunar-req-id", request_id.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes());
-    add("x-lunar-interceptor", INTERCEPTOR.as_bytes());
-    if let Some(tenant) = tenant {
-        add("x-lunar-tenant-id", tenant.as_bytes());
-    }
-    if let Some(sequence_id) = sequence_id {
-        add("x-lunar-sequence-id", sequence_id.as_bytes());
-    }
+    });
     out.extend_from_slice(b"\r\n");
     out
+}
+
+impl Handover<'_> {
+    /// Gives each of the headers that the gateway is told this in, its name in lower case and its value.
+    pub fn each(&self, mut add: impl FnMut(&'static str, &[u8])) {
+        let Handover { host, port, scheme, request_id, tenant, sequence_id } = *self;
+        if port == scheme.default_port() {
+            add("x-lunar-host", host.as_bytes());
+        } else {
+            add("x-lunar-host", format!("{host}:{port}").as_bytes());
+        }
+        add("x-lunar-scheme", scheme.as_str().as_bytes());
+        add("x-lunar-req-id", request_id.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes());
+        add("x-lunar-interceptor", INTERCEPTOR.as_bytes());
+        if let Some(tenant) = tenant {
+            add("x-lunar-tenant-id", tenant.as_bytes());
+        }
+        if let Some(sequence_id) = sequence_id {
+            add("x-lunar-sequence-id", sequence_id.as_bytes());
+        }
+    }
 }
 
 /// The head for the provider: only `x-lunar-allow` is missing, which was for us. Anything else of the application's own goes

@@ -41,7 +41,7 @@ fn messages_come_one_by_one_with_their_file_descriptors() {
     agent.send(&Request::Hello {}, &fds[..1], SOON).expect("sent");
     agent.stream().shutdown(Shutdown::Write).expect("open until now");
 
-    let mut receive = || relay.receive::<Request>(Some(SOON), SOON).expect("received");
+    let receive = || relay.receive::<Request>(Some(SOON), SOON).expect("received");
     let (request, fds) = receive().expect("a message");
     assert_eq!(request, Request::Serve(namespace));
     for fd in &fds {
