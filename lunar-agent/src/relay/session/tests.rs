@@ -4,5 +4,6 @@ mod bodies;
 mod ends;
 mod failures;
 mod plain;
+mod real;
 mod scene;
 mod splices;

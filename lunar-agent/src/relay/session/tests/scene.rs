@@ -114,6 +114,11 @@ impl Server {
         Self { address, asked, panicked, _task: task }
     }
 
+    /// One that is not played here, and so not asked about.
+    pub fn real(address: SocketAddr) -> Self {
+        Self { address, asked: Arc::default(), panicked: Arc::default(), _task: JoinSet::new() }
+    }
+
     /// Answers every request with a 200 whose body is `body`.
     pub async fn answering(body: &'static str) -> Self {
         Self::start(move |mut talk| async move {
@@ -262,6 +267,21 @@ impl Scene {
             serve(accepted, self.provider.address, Arc::clone(&self.place), Arc::clone(&self.relay));
         self.sessions.lock().expect("no panic").spawn(session);
         Client { stream: client.expect("connect"), read: Vec::new() }
+    }
+
+    /// Where the relay takes every connection as one that was meant for the provider, as long as the result is not aborted.
+    pub async fn listen(&self) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("a bound address");
+        let (provider, place, relay) =
+            (self.provider.address, Arc::clone(&self.place), Arc::clone(&self.relay));
+        let accepting = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.expect("accept");
+                tokio::spawn(serve(stream, provider, Arc::clone(&place), Arc::clone(&relay)));
+            }
+        });
+        (address, accepting)
     }
 
     /// Sends `request` on a connection of its own, and returns all that comes back until it ends.
