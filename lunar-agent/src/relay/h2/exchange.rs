@@ -7,8 +7,11 @@ use std::{
 };
 
 use http::{Request, Response, request::Parts, response};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
+    io::copy_bidirectional,
     sync::watch,
     time::{sleep, timeout},
 };
@@ -41,6 +44,12 @@ use crate::{
 const PROVIDER_CONNECT: Duration = Duration::from_secs(120);
 /// How long its greeting is waited for.
 const PROVIDER_GREETING: Duration = Duration::from_secs(1);
+/// How the end of a provider is noticed that says nothing any more. An application's own pings are answered here, so they no longer
+/// notice it; and a provider may count pings that its client did not mean, so it is TCP that asks.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(30))
+    .with_interval(Duration::from_secs(10))
+    .with_retries(3);
 /// How often a request that waits looks at the failsafe.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -99,7 +108,15 @@ impl Session {
             }
             (Route::Gateway | Route::Direct(_) | Route::Splice(_), ..) => {
                 self.relay.counts.one(Count::Direct);
-                let answer = self.at_provider(&asked).await;
+                let mut asked = asked;
+                let application = asked.head.extensions.remove::<OnUpgrade>();
+                let mut answer = self.at_provider(&asked).await;
+                let provider =
+                    answer.as_mut().ok().and_then(|answer| answer.head.extensions.remove::<OnUpgrade>());
+                if let (Some(application), Some(provider)) = (application, provider) {
+                    let under_way = UnderWay::new(&self.relay, &self.streams);
+                    tokio::spawn(tunnel(application, provider, under_way));
+                }
                 self.provider_said(asked, answer)
             }
         }
@@ -241,8 +258,18 @@ impl Session {
     }
 }
 
+/// Copies both ways what follows an answer to CONNECT, which ends with either side.
+async fn tunnel(application: OnUpgrade, provider: OnUpgrade, under_way: UnderWay) {
+    if let (Ok(application), Ok(provider)) = tokio::join!(application, provider) {
+        // Each side learns of the other's end by its own.
+        let _ = copy_bidirectional(&mut TokioIo::new(application), &mut TokioIo::new(provider)).await;
+    }
+    drop(under_way);
+}
+
 async fn to_provider(place: &Place, original: SocketAddr) -> Result<Open, ConnectError> {
     let stream = place.connect(original, PROVIDER_CONNECT).await?;
+    SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
     open(stream, Greets::Perhaps(PROVIDER_GREETING)).await
 }
 

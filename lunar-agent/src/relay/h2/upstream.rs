@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    MAX_HEADER_LIST, STREAM_WINDOW, STREAMS,
+    MAX_HEADER_LIST, SEND_BUFFER, STREAM_WINDOW, STREAMS,
     body::{Source, Upload},
     failure::{ConnectError, Failure},
     greeting::{Greeted, Greeting},
@@ -66,6 +66,7 @@ pub async fn open(
     client
         .timer(TokioTimer::new())
         .max_header_list_size(MAX_HEADER_LIST)
+        .max_send_buf_size(SEND_BUFFER)
         .initial_stream_window_size(STREAM_WINDOW)
         // A stream that nobody reads holds up no other.
         .initial_connection_window_size(STREAM_WINDOW * STREAMS)
