@@ -106,20 +106,20 @@ impl Session {
             (Route::Gateway, Ok(admitted), Ok(Host::Name(name))) => {
                 self.by_gateway(asked, &name, admitted).await
             }
-            (Route::Gateway | Route::Direct(_) | Route::Splice(_), ..) => {
-                self.relay.counts.one(Count::Direct);
-                let mut asked = asked;
-                let application = asked.head.extensions.remove::<OnUpgrade>();
-                let mut answer = self.at_provider(&asked).await;
-                let provider =
-                    answer.as_mut().ok().and_then(|answer| answer.head.extensions.remove::<OnUpgrade>());
-                if let (Some(application), Some(provider)) = (application, provider) {
-                    let under_way = UnderWay::new(&self.relay, &self.streams);
-                    tokio::spawn(tunnel(application, provider, under_way));
-                }
-                self.provider_said(asked, answer)
-            }
+            (Route::Gateway | Route::Direct(_) | Route::Splice(_), ..) => self.direct(asked).await,
         }
+    }
+
+    async fn direct(&self, mut asked: Asked) -> Result<Response<Download>, Reset> {
+        self.relay.counts.one(Count::Direct);
+        let application = asked.head.extensions.remove::<OnUpgrade>();
+        let mut answer = self.at_provider(&asked).await;
+        let provider = answer.as_mut().ok().and_then(|answer| answer.head.extensions.remove::<OnUpgrade>());
+        if let (Some(application), Some(provider)) = (application, provider) {
+            let under_way = UnderWay::new(&self.relay, &self.streams);
+            tokio::spawn(tunnel(application, provider, under_way));
+        }
+        self.provider_said(asked, answer)
     }
 
     async fn by_gateway(
@@ -147,6 +147,9 @@ impl Session {
                 },
             );
             let answer = self.at_gateway(&asked, &head, admitted).await;
+            if matches!(answer, Err(Failure::TooLarge)) {
+                return self.direct(asked).await;
+            }
             if asked.body.broken() {
                 // The application's own doing, which shows nothing.
                 return Err(Reset::with(h2::Reason::CANCEL));
@@ -301,7 +304,9 @@ impl Answer {
 fn outcome<'a>(said: &'a Result<ResponseHead, &Failure>) -> AtGateway<'a> {
     match said {
         Ok(head) => AtGateway::Answered(head),
-        Err(Failure::Connect(_) | Failure::Unprocessed(_)) => AtGateway::ConnectFailed,
+        Err(Failure::Connect(_) | Failure::TooLarge | Failure::Unprocessed(_) | Failure::Rejected) => {
+            AtGateway::ConnectFailed
+        }
         Err(Failure::Reset(_) | Failure::Ended) => AtGateway::Lost,
     }
 }

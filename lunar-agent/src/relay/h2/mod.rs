@@ -2,7 +2,7 @@
 //!
 //! hyper reads it, so other than with HTTP/1 nothing can be spliced any more: a request that would be goes to the provider as a
 //! request, on a connection of this application's own. Each stream is decided by itself, and one that can neither be answered nor
-//! replayed is reset; the others go on. CONNECT, also the extended one of RFC 8441, goes to the provider, and so does its tunnel.
+//! replayed is reset; the others go on. CONNECT goes to the provider, and so does its tunnel; the extended one of RFC 8441 is not offered.
 //!
 //! What does not pass as it came: interim answers (1xx) are dropped, the order of headers of different names is hyper's, and
 //! frames are cut anew. An application whose first bytes are no HTTP/2 behind the preface gets hyper's GOAWAY. A head beyond
