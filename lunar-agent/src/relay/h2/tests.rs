@@ -5,3 +5,4 @@ mod frames;
 mod gateways;
 mod requests;
 mod scene;
+mod tools;
