@@ -34,6 +34,11 @@ impl Processes {
         Ok(Self(pids))
     }
 
+    /// Their ids, with commas between them.
+    pub(super) fn list(&self) -> String {
+        self.0.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+    }
+
     /// Time on a CPU so far, seconds. What the kernel does for a connection's other side while one of them sends is in it.
     pub(super) fn cpu(&self) -> Result<f64> {
         let times = self.0.iter().map(|pid| Ok(rest::moment(*pid)?.cpu_ns as f64 / 1e9));

@@ -5,6 +5,7 @@ pub(super) mod client;
 mod cost;
 mod gateway;
 mod hops;
+mod profile;
 mod report;
 mod scene;
 
@@ -34,6 +35,9 @@ pub(super) struct Relay {
     /// Fewer and shorter rounds: rougher figures within a minute
     #[arg(long)]
     quick: bool,
+    /// Measure nothing: let perf watch each hop, print its system calls for each request, and write profiles here
+    #[arg(long, value_name = "DIR")]
+    profile: Option<PathBuf>,
     /// Write the figures to this file as JSON
     #[arg(long)]
     json: Option<PathBuf>,
@@ -101,6 +105,9 @@ impl Relay {
         let kinds = if self.hop.is_empty() { Kind::value_variants() } else { &self.hop };
         let cpus = Cpus::new(self.spread)?;
         let mut scene = Scene::new(kinds, &cpus)?;
+        if let Some(dir) = &self.profile {
+            return profile::run(&mut scene, dir);
+        }
         say("memory");
         let mut measured = Measured::default();
         measured.hold(&mut scene, rounds.first)?;

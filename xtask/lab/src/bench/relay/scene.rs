@@ -173,6 +173,11 @@ impl Way {
         self.measured(&Task::Fresh { to, path, at_once, millis }, millis)
     }
 
+    /// The hop's processes, as `perf -p` takes them.
+    pub(super) fn pids(&self) -> Option<String> {
+        self.processes.as_ref().map(Processes::list)
+    }
+
     /// What the hop holds while nothing happens.
     pub(super) fn memory(&self) -> Result<Memory> {
         match &self.processes {
