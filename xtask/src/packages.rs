@@ -60,6 +60,7 @@ pub const RUNTIME: &[Package] = &[
     package("curl", Proof::Command("curl"), "tests with a real client"),
     package("nodejs", Proof::Command("node"), "tests with a real client"),
     package("ngtcp2-client", Proof::Command("gtlsclient"), "tests with a real client of HTTP/3"),
+    package("nghttp2-client", Proof::Command("h2load"), "tests with a real client of HTTP/2"),
     package("python3", Proof::Command("python3"), "tests with a real client"),
     package("libsystemd-shared", Proof::Dpkg, "systemd-resolved, which is unpacked and not installed"),
     package("gcc", Proof::Command("gcc"), "tests with glibc's resolver"),
