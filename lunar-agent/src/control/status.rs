@@ -356,10 +356,10 @@ fn barred(state: &State, target: u32, endpoints: &[u32], now: KtimeNs) -> Option
 /// The relay, where it is wanted or there has been one.
 fn relay(state: &State, settings: &Settings, known: RelayKnowledge, now: KtimeNs) -> Option<Relay> {
     let heartbeat = state.breaker.relay_heartbeat();
-    if settings.flags & flag::RELAY == 0 && heartbeat == KtimeNs(0) {
+    let get = |count| state.relay.get(count);
+    if settings.flags & flag::RELAY == 0 && heartbeat == KtimeNs(0) && get(Count::Accepted) == 0 {
         return None;
     }
-    let get = |count| state.relay.get(count);
     let lives = state.relay.lives();
     let serving = lives.iter().find(|life| life.phase == 1);
     let age = now.since(heartbeat);

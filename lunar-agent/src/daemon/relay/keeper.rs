@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io,
+    net::TcpListener,
     os::fd::{AsFd, FromRawFd, OwnedFd},
     path::PathBuf,
     process::Child,
@@ -339,12 +340,12 @@ impl Keeper {
         let place = place.ok_or(ServeError::Full)?;
         let listened = listen::inside(&netns, &self.home, listen::listen).map_err(enter)?;
         let Listeners { v4, v6 } = listened.map_err(|source| ServeError::Listen { pid, source })?;
-        let port = |listener: &Option<std::net::TcpListener>| {
-            let address = listener.as_ref().and_then(|l| l.local_addr().ok());
+        let port = |listener: Option<&TcpListener>| {
+            let address = listener.and_then(|l| l.local_addr().ok());
             NetworkOrder::<u16>::from_host(address.map_or(0, |a| a.port()))
         };
-        let at = RelayAt { place, port_v4: port(&v4), port_v6: port(&v6) };
-        let (v4, v6) = (v4.as_ref().map(AsFd::as_fd), v6.as_ref().map(AsFd::as_fd));
+        let at = RelayAt { place, port_v4: port(Some(&v4)), port_v6: port(v6.as_ref()) };
+        let (v4, v6) = (Some(v4.as_fd()), v6.as_ref().map(AsFd::as_fd));
         // The relay first: the kernel sends nothing to a socket that nobody accepts from.
         if let Err(e) = client.serve(cookie, netns.as_fd(), v4, v6) {
             if !matches!(e, ClientError::Refused { .. }) {

@@ -20,10 +20,10 @@ const BACKLOG: i32 = 4096;
 /// How long a connection from within the namespace to itself may take.
 const LOOPBACK: Duration = Duration::from_millis(500);
 
-/// The listeners of one network namespace, at least one of the two.
+/// The listeners of one network namespace. Where IPv6 is switched off there is none for it.
 #[derive(Debug)]
 pub(super) struct Listeners {
-    pub(super) v4: Option<TcpListener>,
+    pub(super) v4: TcpListener,
     pub(super) v6: Option<TcpListener>,
 }
 
@@ -53,15 +53,13 @@ pub(super) fn cookie() -> io::Result<u64> {
 /// Listens in the network namespace that the thread is in, and proves that a connection gets there.
 ///
 /// # Errors
-/// Why there is none of either family, of IPv4 if of both.
+/// Why there is none for IPv4: every loopback device that is up has its addresses.
 pub(super) fn listen() -> io::Result<Listeners> {
     // Every address of 127/8, so that the kernel's programs can spread connections over many; none but `lo` leads there.
     let v4 = listen_on((Ipv4Addr::UNSPECIFIED, 0).into(), Ipv4Addr::new(127, 0, 0, 1).into());
+    let v4 = v4?;
     let v6 = listen_on((Ipv6Addr::LOCALHOST, 0).into(), Ipv6Addr::LOCALHOST.into());
-    match (v4, v6) {
-        (Err(e), Err(_)) => Err(e),
-        (v4, v6) => Ok(Listeners { v4: v4.ok(), v6: v6.ok() }),
-    }
+    Ok(Listeners { v4, v6: v6.ok() })
 }
 
 fn listen_on(address: SocketAddr, at: std::net::IpAddr) -> io::Result<TcpListener> {
