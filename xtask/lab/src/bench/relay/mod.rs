@@ -48,7 +48,7 @@ const CONNECTIONS: [usize; 3] = [1, 64, 1000];
 /// Requests under way at once where each has a connection of its own.
 const FRESH: usize = 64;
 /// What the paced requests ask of the slowest hop, of what it can do.
-const PACE: f64 = 0.5;
+const PACE: f64 = 1.0 / 3.0;
 
 /// How often, and how long each batch is, in milliseconds.
 struct Rounds {
