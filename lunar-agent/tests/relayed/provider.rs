@@ -1,7 +1,7 @@
 //! Providers that remember every request, and answer by its path.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Mutex},
     thread,
@@ -33,6 +33,7 @@ impl Provider {
     /// | contains `own-503-2` | 503 with `x-lunar-error: 2`, as if it were a gateway |
     /// | contains `mute` | none: the connection is closed |
     /// | contains `stay` | none, until the caller goes away |
+    /// | contains `large` | 200 with 8 MiB |
     /// | any other | 200, and who was called, from where and for what, in JSON |
     pub fn new(world: &World, addresses: &[&str]) -> Self {
         let provider = Self { heard: Arc::default() };
@@ -43,7 +44,7 @@ impl Provider {
                 for stream in listener.incoming().flatten() {
                     let provider = provider.clone();
                     thread::Builder::new()
-                        .stack_size(128 * 1024)
+                        .stack_size(256 * 1024)
                         .spawn(move || provider.serve(stream))
                         .unwrap();
                 }
@@ -74,6 +75,10 @@ impl Provider {
             // Executed when all of it is there.
             skip_body(&mut stream, &request)?;
             self.heard.lock().unwrap().push(Heard { from: host(peer), request });
+            if path.contains("large") {
+                large(stream.get_mut()).ok()?;
+                continue;
+            }
             let answer = answer(&path, me, peer, &mut stream)?;
             stream.get_mut().write_all(&answer).ok()?;
         }
@@ -96,6 +101,12 @@ fn answer(path: &str, me: SocketAddr, peer: SocketAddr, stream: &mut impl BufRea
         serde_json::json!({"provider": me.to_string(), "peer": peer.to_string(), "path": path}).to_string();
     let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{more}\r\n", body.len());
     Some((head + &body).into_bytes())
+}
+
+fn large(stream: &mut TcpStream) -> io::Result<()> {
+    const PIECE: usize = 64 << 10;
+    write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 8 << 20)?;
+    (0..(8 << 20) / PIECE).try_for_each(|_| stream.write_all(&[b'y'; PIECE]))
 }
 
 /// An address without its port, as in a URL.
