@@ -243,10 +243,7 @@ fn without_ours(bytes: &[u8]) -> (Vec<u8>, Vec<String>) {
         from = (at + length).min(bytes.len());
         // The head that these lines end: from behind the one before, and what lies between is its body.
         let before = String::from_utf8_lossy(&bytes[head..at]).into_owned();
-        let line = before
-            .lines()
-            .filter(|line| line.ends_with(" HTTP/1.1") || line.ends_with(" HTTP/1.0"))
-            .next_back();
+        let line = before.lines().rfind(|line| line.ends_with(" HTTP/1.1") || line.ends_with(" HTTP/1.0"));
         heads.extend(line.and_then(|line| line.rsplit_once(' ')).map(|(line, _)| line.to_owned()));
         head = from;
     }
