@@ -5,6 +5,8 @@ use crate::{
     vector::{HIDDEN, Then, Vector, get, in_body, plain, post, raw},
 };
 
+const WEB_SOCKET: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 
 fn lengths() -> Vec<Vector> {
@@ -122,8 +124,12 @@ fn connections() -> Vec<Vector> {
             post(&format!("Connection: Transfer-Encoding\r\n{CHUNKED}\r\n0\r\n\r\n")),
         ),
         plain("a forged host", get("x-lunar-host: evil.example\r\nx-lunar-scheme: http\r\n\r\n")),
-        // No 101 comes, so what follows is HTTP as before.
-        plain("an upgrade that is not taken", get("Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")),
+        // No 101 comes. HAProxy ends such a connection with the answer.
+        Vector {
+            requests: &["GET /v"],
+            then: Then::End,
+            ..plain("an upgrade that is not taken", get(WEB_SOCKET))
+        },
         plain(
             "an upgrade to HTTP/2 that is not taken",
             get(

@@ -10,5 +10,7 @@ mod world;
 mod answers;
 mod bodies;
 mod heads;
+mod judgement;
 mod scene;
 mod vector;
+mod witness;
