@@ -8,6 +8,7 @@ pub mod control;
 pub mod daemon;
 pub mod gateway;
 pub mod kernel;
+pub mod memory;
 pub mod policy;
 pub mod relay;
 pub mod resolution;

@@ -187,6 +187,8 @@ pub mod endpoint {
     pub const LOCAL: u16 = 1 << 0;
     /// Its accepted side asks for the original destination: record it.
     pub const RECORD: u16 = 1 << 1;
+    /// Its last handshake said that it is a managed gateway, which wants to know the tenant.
+    pub const MANAGED: u16 = 1 << 2;
 }
 
 /// Where the relay listens in one network namespace.

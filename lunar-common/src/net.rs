@@ -43,6 +43,9 @@ pub struct Address {
 }
 
 impl Address {
+    /// `::1`.
+    pub const LOOPBACK_V6: Self = Self { words: [0, 0, 0, 1_u32.to_be()] };
+
     /// An IPv4 address from its word in network byte order (`bpf_sock_addr.user_ip4`).
     #[inline(always)]
     pub const fn from_v4_raw(word: u32) -> Self {

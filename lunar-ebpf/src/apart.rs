@@ -6,7 +6,10 @@
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use lunar_common::{
-    abi::{Control, Event, LISTENERS_PER_ENDPOINT, MAX_ENDPOINTS, Settings, endpoint, event, flag},
+    abi::{
+        Control, Event, LISTENERS_PER_ENDPOINT, LISTENERS_PER_RELAYED, MAX_ENDPOINTS, RELAY_LEASE, Settings,
+        endpoint, event, flag,
+    },
     bar::{self, Bar},
     failsafe::{self, Attempt, Outcome, Step, Ticket, Word},
     lookup,
@@ -103,11 +106,15 @@ pub extern "C" fn suitable(family: u32, netns: u64, target: u32, now: u64) -> u3
         }
         let slot = slot(settings, nth);
         let Some(endpoint) = maps::ENDPOINTS.get(slot) else { break };
-        if u32::from(endpoint.family) == family
-            && (endpoint.netns == 0 || endpoint.netns == netns)
-            && unready >> (slot & 31) & 1 == 0
-            && !bar(target, slot).is_some_and(|word| Bar(load(word)).holds(KtimeNs(now)))
-        {
+        let reached = if settings.flags & flag::RELAY != 0 {
+            // The relay reaches them all, whatever the socket does; a free slot is nobody's.
+            family != 0 && endpoint.family != 0
+        } else {
+            u32::from(endpoint.family) == family
+                && (endpoint.netns == 0 || endpoint.netns == netns)
+                && !bar(target, slot).is_some_and(|word| Bar(load(word)).holds(KtimeNs(now)))
+        };
+        if reached && unready >> (slot & 31) & 1 == 0 {
             all |= 1 << nth;
         }
     }
@@ -161,6 +168,41 @@ fn overdue_syn(slot: u32, now: KtimeNs) -> bool {
 #[inline(always)]
 fn listening(slot: u32) -> bool {
     (0..LISTENERS_PER_ENDPOINT).any(|place| maps::listener(slot * LISTENERS_PER_ENDPOINT + place))
+}
+
+/// Where the relay takes connections of `family` in the network namespace with the cookie `netns`, at `now` (nanoseconds): the raw
+/// port in bits 0 to 15, the raw IPv4 address in 32 to 63; 0: nowhere.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn relay_at(netns: u64, family: u32, now: u64) -> u64 {
+    let Some(control) = maps::control() else { return 0 };
+    // SAFETY: the value is copied at once; the agent replaces it as a whole.
+    let Some(relay) = (unsafe { maps::RELAYS.get(netns) }).copied() else {
+        // It is to come: the agent finds the namespace by its process.
+        count::tell(Event {
+            at: KtimeNs(now),
+            kind: event::NO_RELAY,
+            tgid: count::tgid(),
+            ..Event::default()
+        });
+        return 0;
+    };
+    // SAFETY: a live map value; only the field's address is taken.
+    let heartbeat = load(unsafe { &raw const (*control).relay_heartbeat });
+    let v6 = u32::from(family == 6);
+    if KtimeNs(now).since(heartbeat) >= RELAY_LEASE
+        || !maps::relay_listens(relay.place * LISTENERS_PER_RELAYED + v6)
+    {
+        return 0;
+    }
+    if v6 != 0 {
+        return u64::from(relay.port_v6.raw());
+    }
+    // A listener on every address of 127/8 that is none of a network's first and last: many times the ports of one.
+    // SAFETY: the helper has no preconditions.
+    let random = unsafe { bpf_get_prandom_u32() };
+    let address = u32::from_ne_bytes([127, random as u8, (random >> 8) as u8, 1]);
+    u64::from(address) << 32 | u64::from(relay.port_v4.raw())
 }
 
 /// Steps 6 to 8 of the verdict, packed: for a socket that can reach addresses of `family` (4, 6, or 0 for none), in

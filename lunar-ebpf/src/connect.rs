@@ -3,7 +3,10 @@
 use aya_ebpf::bindings::bpf_sock;
 use aya_log_ebpf::debug;
 use lunar_common::{
-    abi::{Attachment, Connection, Control, MAX_SOCKETS, SOCKETS_MARGIN, flag, mark, nesting, phase},
+    abi::{
+        Attachment, Connection, Control, MAX_SOCKETS, SOCKETS_MARGIN, TO_RELAY, flag, mark, nesting, phase,
+    },
+    net::{Address, Destination, NetworkOrder},
     time::KtimeNs,
     verdict::{Reason, Verdict, decide},
 };
@@ -107,8 +110,20 @@ fn redirect<H: SockAddr>(
     attachment: Attachment,
     held: Option<&mut Connection>,
 ) -> Reason {
-    let slot = apart::slot(facts.settings, verdict.nth);
-    let Some(endpoint) = maps::ENDPOINTS.get(slot) else { return Reason::Unsuitable };
+    let (slot, place) = if facts.settings.flags & flag::RELAY != 0 {
+        let family = if H::V4_ONLY { 4 } else { u32::from(facts.family) };
+        match apart::relay_at(facts.hook.netns(), family, facts.now.0) {
+            0 => {
+                forget(held, facts.control);
+                return Reason::NoListener;
+            }
+            at => (TO_RELAY, relay(family, at)),
+        }
+    } else {
+        let slot = apart::slot(facts.settings, verdict.nth);
+        let Some(endpoint) = maps::ENDPOINTS.get(slot) else { return Reason::Unsuitable };
+        (slot, endpoint.address)
+    };
     let connection = match held {
         Some(connection) => connection,
         None => match maps::connection_or_new(facts.hook.sk()) {
@@ -138,8 +153,15 @@ fn redirect<H: SockAddr>(
     connection.syn_slot = 0;
     connection.started = KtimeNs(0);
     connection.phase = phase::DECIDED;
-    facts.hook.set_destination(&endpoint.address);
+    facts.hook.set_destination(&place);
     Reason::Redirected
+}
+
+/// The loopback address at which the relay listens, out of what [`apart::relay_at`] says.
+#[inline(always)]
+fn relay(family: u32, at: u64) -> Destination {
+    let address = if family == 4 { Address::from_v4_raw((at >> 32) as u32) } else { Address::LOOPBACK_V6 };
+    Destination::new(address, NetworkOrder::from_raw(at as u16))
 }
 
 /// Promises a slot of the sockhash to a connect, so that none is redirected that could not carry its header.

@@ -17,7 +17,7 @@ use aya_ebpf::{
     programs::{SockContext, SockOpsContext},
 };
 use lunar_common::{
-    abi::{Connection, RecordKey, Settings, endpoint, mark, phase},
+    abi::{Connection, RecordKey, Settings, TO_RELAY, endpoint, mark, phase},
     syn,
 };
 
@@ -254,7 +254,8 @@ pub fn record_key_of_accepted(ends: Ends, netns: u64) -> RecordKey {
 /// Whether the endpoint's accepted side asks for the original destination.
 #[inline(always)]
 fn records(connection: &Connection) -> bool {
-    maps::ENDPOINTS.get(connection.endpoint).is_some_and(|e| e.flags & endpoint::RECORD != 0)
+    connection.endpoint == TO_RELAY
+        || maps::ENDPOINTS.get(connection.endpoint).is_some_and(|e| e.flags & endpoint::RECORD != 0)
 }
 
 /// Takes back the record of a connection, if nobody has taken it.

@@ -313,13 +313,24 @@ pub fn forget_socket(cookie: u64) {
     }
 }
 
-/// Whether a place of the listeners holds a socket.
+/// Whether a place of the gateway's listeners holds a socket.
 #[inline(always)]
 pub fn listener(place: u32) -> bool {
+    holds(&LISTENERS, place)
+}
+
+/// Whether a place of the relay's listeners holds a socket.
+#[inline(always)]
+pub fn relay_listens(place: u32) -> bool {
+    holds(&RELAY_LISTENERS, place)
+}
+
+#[inline(always)]
+fn holds(map: &'static Listeners, place: u32) -> bool {
     // SAFETY: the map outlives the program; a look-up in a sockmap takes a reference, which is released here.
     unsafe {
         let sk = bpf_map_lookup_elem(
-            (&raw const LISTENERS).cast_mut().cast(),
+            core::ptr::from_ref(map).cast_mut().cast(),
             (&raw const place).cast_mut().cast(),
         );
         if sk.is_null() {

@@ -62,6 +62,7 @@ pub const RUNTIME: &[Package] = &[
     package("ngtcp2-client", Proof::Command("gtlsclient"), "tests with a real client of HTTP/3"),
     package("wget", Proof::Command("wget"), "tests with a real client"),
     package("apache2-utils", Proof::Command("ab"), "tests with a real client of HTTP/1.0"),
+    package("nghttp2-client", Proof::Command("h2load"), "tests with a real client of HTTP/2"),
     package("python3", Proof::Command("python3"), "tests with a real client"),
     package("python3-requests", Proof::Dpkg, "tests with a real client"),
     package("python3-urllib3", Proof::Dpkg, "tests with a real client"),

@@ -5,7 +5,10 @@ use std::{io::ErrorKind, time::Duration};
 use clap::Args;
 
 use super::{PlaceArgs, output::say_line};
-use crate::kernel::{KernelError, pins::Pins};
+use crate::{
+    kernel::{KernelError, pins::Pins, relay::RelayCounts},
+    relay::process,
+};
 
 /// How long the last connections may need their programs: the default `gateway.connect_timeout`, and a second to be
 /// handed over.
@@ -38,6 +41,10 @@ impl CleanupArgs {
             }
             lock => lock?,
         };
+        // Without the pins a relay has nothing to serve by.
+        if let Ok(counts) = RelayCounts::open(&pins) {
+            process::end_all(&counts);
+        }
         let removed = pins.remove_all(UNDER_WAY)?;
         say_line(&format!("removed {} pins from {}; traffic goes direct", removed.len(), root.display()))
     }

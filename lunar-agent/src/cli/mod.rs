@@ -10,6 +10,7 @@ pub mod failsafe;
 pub mod gateway;
 mod output;
 pub mod policy;
+pub mod relay;
 pub mod reload;
 pub mod run;
 pub mod sources;
@@ -34,7 +35,7 @@ pub use sources::{ConfigArgs, PlaceArgs};
     arg_required_else_help = true,
     after_help = "\
 Examples:
-  sudo lunar-agent run --gateway 127.0.0.1:8000 --handoff original-dst --target cgroup:/sys/fs/cgroup/system.slice/checkout.service
+  sudo lunar-agent run --gateway 127.0.0.1:8000 --target cgroup:/sys/fs/cgroup/system.slice/checkout.service
   sudo lunar-agent status
   sudo lunar-agent failsafe bypass
 
@@ -72,6 +73,8 @@ pub enum Command {
     Config(ConfigCommand),
     /// Run the embedded gateway: it forwards each connection to its original destination
     Gateway(gateway::GatewayArgs),
+    /// Run the relay: it reads what the kernel redirects and hands each request to the gateway
+    Relay(relay::RelayArgs),
     /// Remove every pin and link that this program ever made; traffic goes direct
     Cleanup(cleanup::CleanupArgs),
 }
@@ -93,6 +96,7 @@ impl Command {
             Self::Explain(args) => args.run(),
             Self::Config(command) => config::run(command),
             Self::Gateway(args) => Ok(block_on(args.run())??),
+            Self::Relay(args) => args.run(),
             Self::Cleanup(args) => args.run(),
         }
     }

@@ -13,7 +13,7 @@ use crate::{
     control::{
         Answer, Request,
         client::{self, AskError},
-        status::{Gateway, Knowledge, Status, Target, read},
+        status::{Gateway, Knowledge, Relay, Status, Target, read},
     },
     kernel::{
         attach::{self, Owner},
@@ -130,6 +130,9 @@ fn render(status: &Status) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(out, "{line}");
     out += &gateway_table(&status.gateway);
+    if let Some(relay) = &status.relay {
+        out += &relay_lines(relay);
+    }
     for problem in &status.policy.problems {
         let _ = writeln!(out, "warning  policy: {problem}");
     }
@@ -163,7 +166,11 @@ pub(super) fn gateway_table(gateway: &Gateway) -> String {
     if gateway.forced.is_some() {
         out += ", BYPASSED by hand: everything goes direct until `lunar-agent failsafe resume`";
     }
-    out += "\n\n";
+    out += "\n";
+    if gateway.handoff == "lunar" && gateway.tls == "direct" {
+        out += "         port 443 is not redirected: HTTPS goes straight to its providers, counted as tls_direct\n";
+    }
+    out += "\n";
     let mut table =
         Table::new(["ENDPOINT", "STATE", "HEALTHY", "CONNECT FAILURES", "PROBE FAILURES", "NOTE"]);
     for e in &gateway.endpoints {
@@ -185,6 +192,38 @@ pub(super) fn gateway_table(gateway: &Gateway) -> String {
     out += &table.render();
     for problem in &gateway.problems {
         let _ = writeln!(out, "warning  {problem}");
+    }
+    out
+}
+
+/// The relay, and what it has counted: what went wrong only where something did.
+fn relay_lines(relay: &Relay) -> String {
+    let mut out = String::from("\n");
+    let counts = &relay.counts;
+    let who = match (relay.running, relay.pid) {
+        (true, Some(pid)) => format!("running, pid {pid}"),
+        _ => "NOT RUNNING: connects go direct".to_owned(),
+    };
+    let version = relay.version.as_ref().map_or(String::new(), |version| format!(", version {version}"));
+    let _ = writeln!(
+        out,
+        "relay    {who}{version}, {} connections, {} requests under way; {} by way of the gateway, {} direct, {} spliced",
+        relay.connections, relay.requests, counts.gateway, counts.direct, counts.spliced
+    );
+    for (what, count) in [
+        ("requests sent to their provider because the gateway failed them", counts.replayed),
+        ("requests sent again because the gateway asked for it", counts.retried),
+        ("connections closed: the gateway failed a request that may not be sent twice", counts.closed),
+        ("connections closed: their provider failed", counts.provider_failed),
+        ("connections spliced without a look: too many at a time", counts.crowded),
+        ("connections closed: silent for too long", counts.idle),
+        ("connections closed: nobody redirected them", counts.unknown),
+        ("requests lost with a relay that died", counts.lost),
+        ("relays finish what they began", relay.draining),
+    ] {
+        if count > 0 {
+            let _ = writeln!(out, "         {count} {what}");
+        }
     }
     out
 }

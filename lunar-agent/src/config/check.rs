@@ -141,14 +141,6 @@ impl<'a> Checker<'a> {
             }),
         }
     }
-
-    /// Refuses a key that belongs to a part that is not built.
-    pub fn refuse_reserved(&mut self, key: &str, what: &str) {
-        for located in self.stated(key) {
-            let reason = format!("{what} is not built yet; remove this");
-            self.refuse(key, &located.source, reserved(&located.value, reason), true);
-        }
-    }
 }
 
 /// The refusal of a key that belongs to a part that is not built.

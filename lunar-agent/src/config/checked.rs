@@ -13,6 +13,7 @@ use super::health::{self, Health};
 use super::keyword::keyword;
 use super::layer::{Layer, RawValue, Source};
 use super::problem::ConfigErrors;
+use super::relay::{self, Relay};
 use super::show::Origin;
 use super::target;
 use crate::policy::PolicyEntry;
@@ -29,6 +30,8 @@ pub struct Config {
     pub health: Health,
     /// When traffic goes direct.
     pub failsafe: Failsafe,
+    /// What the relay may do.
+    pub relay: Relay,
     /// Which traffic is meant.
     pub policy: Policy,
     /// What is intercepted from the start; may be empty.
@@ -123,7 +126,7 @@ fn config(c: &mut Checker<'_>) -> Option<Config> {
     let gateway = gateway::check(c);
     let health = health::check(c);
     let failsafe = failsafe::check(c);
-    c.refuse_reserved("relay", "the relay");
+    let relay = relay::check(c);
     let policy = policy(c);
     let targets = target::check(c);
     let paths = paths(c);
@@ -132,6 +135,7 @@ fn config(c: &mut Checker<'_>) -> Option<Config> {
         gateway: gateway?,
         health: health?,
         failsafe: failsafe?,
+        relay: relay?,
         policy: policy?,
         targets: targets?,
         paths: paths?,

@@ -64,7 +64,6 @@ impl Reader<'_> {
             // A quoted key may hold dots, which must not make it look like one of ours.
             let plain = !name.get_ref().contains('.');
             match schema::find(&key).filter(|field| plain && field.in_file) {
-                Some(field) if field.kind == Kind::Reserved && is_empty_table(value) => {}
                 Some(field) => {
                     let value = self.value(field.key, field.kind, line, value);
                     let source = self.source(line);
@@ -170,10 +169,6 @@ impl Reader<'_> {
 }
 
 /// A header with nothing below it configures nothing.
-fn is_empty_table(value: &Spanned<DeValue<'_>>) -> bool {
-    matches!(value.get_ref(), DeValue::Table(table) if table.is_empty())
-}
-
 fn join(section: &str, name: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     let name = if !name.is_empty() && name.chars().all(bare) { name.to_owned() } else { format!("{name:?}") };

@@ -56,6 +56,8 @@ pub struct Gateway {
     pub handoff: Handoff,
     /// What happens to connections to port 443.
     pub tls: Tls,
+    /// Whether the relay speaks to the gateway over TLS.
+    pub supports_tls: bool,
     /// Who the `lunar` handoff says is calling; visible ASCII.
     pub tenant_id: String,
     /// Whose cgroup answers `SO_ORIGINAL_DST`.
@@ -92,7 +94,7 @@ pub(super) fn check(c: &mut Checker<'_>) -> Option<Gateway> {
     let endpoints = endpoints(c);
     let handoff = c.value("gateway.handoff", handoff);
     let tls = c.value("gateway.tls", tls);
-    let plain = c.value("gateway.supports_tls", supports_tls);
+    let supports_tls = c.value("gateway.supports_tls", check::boolean);
     let tenant_id = c.value("gateway.tenant_id", tenant_id);
     let process = c.value("gateway.process", process);
     let connect_timeout = c.value(
@@ -100,11 +102,16 @@ pub(super) fn check(c: &mut Checker<'_>) -> Option<Gateway> {
         check::duration(Duration::from_millis(100)..=Duration::from_secs(60)),
     );
     let handshake_port = c.value("gateway.handshake_port", check::port);
-    plain?;
+    if supports_tls == Some(true) && handoff.is_some_and(|handoff| handoff != Handoff::Lunar) {
+        let reason = "only handoff = \"lunar\" speaks to the gateway itself; with the others TLS stays the application's";
+        let key = "gateway.supports_tls";
+        c.refuse(key, &c.source(key), Refusal::invalid(reason), true);
+    }
     Some(Gateway {
         endpoints: endpoints?,
         handoff: handoff?,
         tls: tls?,
+        supports_tls: supports_tls?,
         tenant_id: tenant_id?,
         process: process?,
         connect_timeout: connect_timeout?,
@@ -169,12 +176,9 @@ fn endpoint(item: &Located) -> Result<EndpointSpec, Vec<Refusal>> {
 
 fn handoff(value: &RawValue) -> Result<Handoff, Refusal> {
     match check::parsed(value)? {
-        handoff @ (Handoff::Lunar | Handoff::Connect) => {
-            let word = handoff.to_string();
-            Err(Refusal::not_built(format!(
-                "{word:?} is not built yet; use handoff = \"original-dst\" or \"proxy-protocol\""
-            )))
-        }
+        Handoff::Connect => Err(Refusal::not_built(
+            "\"connect\" is not built yet; use handoff = \"lunar\", \"original-dst\" or \"proxy-protocol\"",
+        )),
         handoff => Ok(handoff),
     }
 }
@@ -185,15 +189,6 @@ fn tls(value: &RawValue) -> Result<Tls, Refusal> {
         tls => {
             let word = tls.to_string();
             Err(Refusal::not_built(format!("{word:?} is not built yet; use tls = \"direct\"")))
-        }
-    }
-}
-
-fn supports_tls(value: &RawValue) -> Result<bool, Refusal> {
-    match check::boolean(value)? {
-        false => Ok(false),
-        true => {
-            Err(Refusal::not_built("true: https to the gateway is not built yet; use supports_tls = false"))
         }
     }
 }

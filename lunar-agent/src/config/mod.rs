@@ -17,6 +17,7 @@ pub mod health;
 pub mod keyword;
 pub mod layer;
 pub mod problem;
+pub mod relay;
 mod schema;
 pub mod show;
 mod target;
@@ -33,6 +34,7 @@ pub use gateway::{Gateway, GatewayProcess, Handoff, Tls};
 pub use health::{Health, HealthKind};
 pub use layer::{Flags, Source};
 pub use problem::{ConfigErrors, Problem};
+pub use relay::{Relay, Replay};
 pub use show::Origin;
 
 use layer::Layer;

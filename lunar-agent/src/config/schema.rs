@@ -33,10 +33,6 @@ const fn field(key: &'static str, kind: Kind, default: &'static str) -> Field {
     Field { key, kind, default: Some(default), env: None, in_file: true }
 }
 
-const fn reserved(key: &'static str) -> Field {
-    Field { default: None, ..field(key, Kind::Reserved, "") }
-}
-
 impl Field {
     const fn env(mut self, name: &'static str) -> Self {
         self.env = Some(name);
@@ -50,7 +46,7 @@ impl Field {
 }
 
 /// All keys, in the order of the contract, which is also the order of `config show`.
-pub(super) static FIELDS: [Field; 29] = [
+pub(super) static FIELDS: [Field; 34] = [
     field("gateway.endpoints", Kind::Endpoints, "127.0.0.1:8000").env("LUNAR_PROXY_HOST"),
     field("gateway.handoff", Kind::Text, "lunar"),
     field("gateway.tls", Kind::Text, "direct"),
@@ -69,7 +65,12 @@ pub(super) static FIELDS: [Field; 29] = [
     field("failsafe.exit_cooldown_after_sec", Kind::Number, "10").env("LUNAR_EXIT_COOLDOWN_AFTER_SEC"),
     field("failsafe.lease", Kind::Duration, "3s"),
     field("failsafe.on_stop", Kind::Text, "keep"),
-    reserved("relay"),
+    field("relay.error_indicators", Kind::Texts, "x-lunar-error"),
+    field("relay.replay", Kind::Text, "safe"),
+    field("relay.replay_buffer", Kind::Text, "64KiB"),
+    field("relay.retry_max", Kind::Integer, "10"),
+    field("relay.retry_total", Kind::Duration, "60s"),
+    field("relay.drain_timeout", Kind::Duration, "30s"),
     field("policy.allow", Kind::Texts, "").env("LUNAR_ALLOW_LIST"),
     field("policy.block", Kind::Texts, "").env("LUNAR_BLOCK_LIST"),
     field("policy.ports", Kind::Integers, "80,443"),

@@ -14,7 +14,9 @@ use super::failsafe::OnStop;
 use super::gateway::{GatewayProcess, Handoff, Tls};
 use super::health::HealthKind;
 use super::layer::Source;
+use super::relay::{Bytes, Replay};
 use crate::policy::PolicyEntry;
+use crate::relay::http::head::ErrorIndicator;
 use crate::targets::Selector;
 
 /// A value that is in effect, and why.
@@ -49,6 +51,9 @@ shown_as_text!(
     Tls,
     Quic,
     HealthKind,
+    Replay,
+    Bytes,
+    ErrorIndicator,
     OnStop,
     GatewayProcess,
     PolicyEntry,

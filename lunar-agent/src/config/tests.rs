@@ -99,6 +99,12 @@ fn every_key_can_be_set_in_the_file() {
         lease = "1m"
         on_stop = "detach"
         [relay]
+        error_indicators = ["x-lunar-error", "x-fault=gateway", "status:502"]
+        replay = "idempotent"
+        replay_buffer = "1MiB"
+        retry_max = 0
+        retry_total = "5s"
+        drain_timeout = "0s"
         [policy]
         allow = ["192.0.2.7/24", " *.OpenAI.com. ", "Bücher.example:8443"]
         block = ["192.0.2.1:443", "2001:db8::/32", "localhost"]
@@ -134,6 +140,11 @@ fn every_key_can_be_set_in_the_file() {
             timeout: Duration::from_millis(1500),
         }
     );
+    let indicators: Vec<_> = config.relay.error_indicators.iter().map(ToString::to_string).collect();
+    assert_eq!(indicators, ["x-lunar-error", "x-fault=gateway", "status:502"]);
+    let Relay { replay, replay_buffer, retry_max, retry_total, drain_timeout, .. } = config.relay;
+    assert_eq!((replay, replay_buffer.0, retry_max), (Replay::Idempotent, 1 << 20, 0));
+    assert_eq!((retry_total, drain_timeout), (Duration::from_secs(5), Duration::ZERO));
     assert_eq!(
         config.failsafe,
         Failsafe {

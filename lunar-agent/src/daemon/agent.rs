@@ -22,6 +22,7 @@ use super::{
     names::{NameCare, SWEEP_EVERY},
     policy::ByHand,
     probes::Probes,
+    relay::{self, RelayCare},
     reload::{Prepared, Reloads},
     renewal::Plan,
     settings,
@@ -40,7 +41,7 @@ use crate::{
         predecessor::Predecessor,
         state::State,
     },
-    resolution,
+    memory, resolution,
     targets::{TargetSpec, cgroup::Cgroup, set::TargetSet},
 };
 
@@ -83,6 +84,7 @@ pub(super) struct Agent {
     /// Entries of the policy that were added by hand.
     pub(super) by_hand: ByHand,
     pub(super) gateways: Gateways,
+    pub(super) relay: RelayCare,
     pub(super) started: Instant,
     next_beat: Instant,
     next_watch: Instant,
@@ -95,7 +97,7 @@ pub(super) struct Agent {
 
 /// A thing that ended in the background.
 pub(super) enum Done {
-    Probe(super::probes::Probed),
+    Probe(super::probes::Ended),
     Resolved(Vec<Resolution>),
     Named(resolution::Answered),
     Prepared(Box<Prepared>),
@@ -147,6 +149,7 @@ impl Agent {
         let Plan { config, own_addresses, endpoints, targets } = plan;
         // State that is pinned is in its place whatever settings are; without any there is none to open yet.
         generation.publish(&pins)?;
+        let relay = RelayCare::start(&config.paths.pins, &config.paths.socket)?;
         let now = Instant::now();
         let lease = config.failsafe.lease;
         let mut agent = Self {
@@ -173,6 +176,7 @@ impl Agent {
             endpoints,
             lookups,
             gateways: Gateways::default(),
+            relay,
             started: now,
             // The first is made when everything is in its place, or targets are taken over while the lease is fresh.
             next_beat: now + lease,
@@ -199,6 +203,7 @@ impl Agent {
         agent.retire_slots()?;
         agent.beat();
         agent.names_changed();
+        agent.wish_relay(true);
         if let Some(predecessor) = predecessor {
             agent.succeed(predecessor)?;
         }
@@ -226,7 +231,8 @@ impl Agent {
 
     /// Says what is in effect now that everything is.
     pub(super) fn announce(&self) {
-        trim_heap();
+        // Loading a generation took some megabytes that are not needed again for long.
+        memory::trim();
         let gateway = self.endpoints.iter().map(|e| e.address.to_string()).collect::<Vec<_>>().join(" ");
         tracing::info!(
             handoff = %self.config.gateway.handoff,
@@ -237,6 +243,11 @@ impl Agent {
         );
         if self.state.breaker.forced() {
             tracing::warn!("bypassed by hand: everything goes direct until `lunar-agent failsafe resume`");
+        }
+        if relay::wanted(&self.config) {
+            tracing::warn!(
+                "port 443 is not redirected (tls = \"direct\"): HTTPS goes straight to its providers, counted as tls_direct"
+            );
         }
         for problem in self.capabilities.shortcomings() {
             tracing::warn!(problem, "not all is in effect");
@@ -250,6 +261,7 @@ impl Agent {
         [self.next_beat, self.next_watch, self.next_sweep]
             .into_iter()
             .chain(probe)
+            .chain(self.probes.next_handshake(&self.endpoints))
             .chain(self.names.next_wake())
             .chain(predecessor)
             .chain(self.leaving.front().map(|(until, _)| *until))
@@ -264,6 +276,7 @@ impl Agent {
             self.beat();
         }
         self.probes.begin_due(&self.endpoints, |slot| self.state.breaker.word(slot).load());
+        self.probes.begin_handshakes(&self.endpoints);
         self.names.begin_due(now);
         if let Some((predecessor, _)) = self.predecessor.take_if(|(_, until)| now >= *until) {
             self.forget_predecessor(predecessor);
@@ -297,7 +310,7 @@ impl Agent {
     /// Waits for what runs in the background; `None` at once if nothing does.
     pub(super) async fn next_done(&mut self) -> Option<Done> {
         tokio::select! {
-            Some(probed) = self.probes.next_done() => Some(Done::Probe(probed)),
+            Some(ended) = self.probes.next_done() => Some(Done::Probe(ended)),
             Some(answered) = self.names.next_done() => Some(Done::Named(answered)),
             Some(resolved) = self.lookups.next_done() => Some(Done::Resolved(resolved)),
             Some(prepared) = self.reloads.next_done() => Some(Done::Prepared(Box::new(prepared))),
@@ -307,7 +320,8 @@ impl Agent {
 
     pub(super) fn on_done(&mut self, done: Done) {
         match done {
-            Done::Probe(probed) => self.on_probed(probed),
+            Done::Probe(super::probes::Ended::Probe(probed)) => self.on_probed(probed),
+            Done::Probe(super::probes::Ended::Handshake(shaken)) => self.on_shaken(shaken),
             Done::Named(answered) => self.on_name(answered),
             Done::Resolved(resolutions) => self.on_resolved(resolutions),
             Done::Prepared(prepared) => self.on_prepared(*prepared),
@@ -325,6 +339,7 @@ impl Agent {
             }
             event::CLOSED => tracing::info!(endpoint, "failsafe closed by a connect: traffic is redirected"),
             event::CONNECT_FAILED => tracing::warn!(endpoint, target, %provider, "redirected connect failed"),
+            event::NO_RELAY => self.relay.missed(e.tgid),
             event::EXEMPTED => tracing::debug!(pid = e.tgid, "gateway process exempted"),
             event::VERDICT => {
                 let reason = Reason::ALL.get(e.reason as usize).map_or("unknown", |r| r.name());
@@ -350,18 +365,10 @@ impl Agent {
         if !detach {
             return;
         }
+        crate::relay::process::end_all(&self.state.relay);
         match self.pins.remove_all(self.under_way() + HANDED_OVER) {
             Ok(removed) => tracing::info!(pins = removed.len(), "detached"),
             Err(e) => tracing::error!(error = %e, "not everything was detached: run `lunar-agent cleanup`"),
         }
-    }
-}
-
-/// Loading a generation takes some megabytes that are not needed again for long.
-pub(super) fn trim_heap() {
-    // SAFETY: malloc_trim has no preconditions.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0);
     }
 }

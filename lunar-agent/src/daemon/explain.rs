@@ -9,7 +9,7 @@ use std::{
 };
 
 use lunar_common::{
-    abi::{MAX_ENDPOINTS, endpoint},
+    abi::{MAX_ENDPOINTS, RELAY_LEASE, endpoint},
     failsafe::Cell,
     lookup,
     names::LearnedKey,
@@ -21,7 +21,7 @@ use lunar_common::{
     verdict::{self, EndpointFacts, Facts, Fitness, Packed, Reason, Turns, Verdict},
 };
 
-use super::{agent::Agent, listeners::processes_of};
+use super::{agent::Agent, listeners::processes_of, relay};
 use crate::{
     config::HumanDuration,
     control::{
@@ -312,7 +312,34 @@ impl Facts for Connect<'_> {
         if self.target.is_none() {
             return Verdict::unpack(Packed::direct(Reason::Redirected));
         }
-        Verdict::unpack(verdict::choose(self))
+        let verdict = Verdict::unpack(verdict::choose(self));
+        if verdict.reason == Reason::Redirected && relay::wanted(&self.agent.config) {
+            self.hand_to_relay(verdict)
+        } else {
+            verdict
+        }
+    }
+}
+
+impl Connect<'_> {
+    /// What `lunar-ebpf/src/apart.rs` (`relay_at`) finds in the network namespace of the target's first process.
+    fn hand_to_relay(&self, verdict: Verdict) -> Verdict {
+        let agent = self.agent;
+        let pid = self.target.and_then(|target| processes_of(&target.cgroup).first().copied());
+        let fresh = self.now.since(agent.state.breaker.relay_heartbeat()) < RELAY_LEASE;
+        let answer = match pid {
+            _ if !fresh => Err("does not run, or hangs"),
+            Some(pid) if !agent.relay.listens_with(pid) => {
+                Err("does not listen in the target's network namespace")
+            }
+            // It will listen where the first process connects.
+            None | Some(_) => Ok("takes the connect; the Host header of each request has the last word"),
+        };
+        self.note("relay", answer.unwrap_or_else(|trouble| trouble));
+        match answer {
+            Ok(_) => verdict,
+            Err(_) => Verdict::unpack(Packed::direct(Reason::NoListener)),
+        }
     }
 }
 
@@ -326,7 +353,12 @@ impl EndpointFacts for Connect<'_> {
             let Ok(entry) = agent.state.endpoint(slot) else { continue };
             let barred = agent.state.bar(target.slot, slot).holds(self.now);
             let unready = agent.state.breaker.unready() >> slot & 1 != 0;
-            let trouble = if entry.family != self.destination.address.family() {
+            let relayed = relay::wanted(&agent.config);
+            let trouble = if relayed && !unready {
+                None
+            } else if relayed {
+                Some("takes no connections before its first handshake")
+            } else if entry.family != self.destination.address.family() {
                 Some("is of another family than the destination")
             } else if entry.netns != 0 && entry.netns != self.netns {
                 Some("is a loopback address of another network namespace than the target's")
@@ -387,7 +419,8 @@ impl Connect<'_> {
             note("has no listening socket");
             Fitness::NoListener(ticket)
         } else {
-            note("is fit: the connect goes there");
+            let fit = if relay::wanted(&agent.config) { "is fit" } else { "is fit: the connect goes there" };
+            note(fit);
             Fitness::Fit(ticket)
         }
     }

@@ -175,6 +175,9 @@ impl Agent {
     fn watch_endpoint(&mut self, endpoint: &Endpoint) -> Result<bool, KernelError> {
         let local = is_here(endpoint.address.ip(), &self.own_addresses);
         let held = if local { self.look_for_listeners(endpoint) } else { Vec::new() };
+        if self.config.gateway.handoff == Handoff::Lunar {
+            return self.follow_behind_relay(endpoint, held);
+        }
         // Before the kernel hears of a new listener: no connection may get there whose destination nobody tells.
         if self.config.gateway.handoff == Handoff::OriginalDst {
             self.answer_for(endpoint, local, &held);
@@ -188,6 +191,27 @@ impl Agent {
             self.attend_where_it_listens(&held);
         }
         self.show_listeners(endpoint, local, held)
+    }
+
+    /// The kernel hands connections to the relay, which finds out by itself whether the gateway listens. Its processes are
+    /// exempt all the same.
+    fn follow_behind_relay(&mut self, endpoint: &Endpoint, held: Vec<Held>) -> Result<bool, KernelError> {
+        self.gateways.untold.remove(&endpoint.address);
+        if !self.swapping {
+            self.flag_endpoint(endpoint.slot, flags::RECORD, false)?;
+            self.flag_endpoint(endpoint.slot, flags::LOCAL, false)?;
+        }
+        self.gateways.shown.insert(endpoint.slot, endpoint.address);
+        let other = self.gateways.held.get(&endpoint.address) != Some(&held);
+        self.gateways.held.insert(endpoint.address, held);
+        Ok(other)
+    }
+
+    /// Whether a gateway's handshake said that it wants to know the tenant.
+    pub(super) fn is_managed(&self) -> bool {
+        let managed =
+            |e: &Endpoint| self.state.endpoint(e.slot).is_ok_and(|entry| entry.flags & flags::MANAGED != 0);
+        self.endpoints.iter().any(managed)
     }
 
     /// An address that is no endpoint any more takes what is known of it along, and its sockets out of the kernel's
@@ -241,14 +265,16 @@ impl Agent {
         }
     }
 
-    pub(super) fn flag_endpoint(&mut self, slot: u32, flag: u16, on: bool) -> Result<(), KernelError> {
+    /// Sets a flag of an endpoint, or takes it away; says whether that changed it.
+    pub(super) fn flag_endpoint(&mut self, slot: u32, flag: u16, on: bool) -> Result<bool, KernelError> {
         let mut entry = self.state.endpoint(slot)?;
         let before = entry.flags;
         entry.flags = if on { before | flag } else { before & !flag };
-        if entry.flags != before {
-            self.state.set_endpoint(slot, entry)?;
+        if entry.flags == before {
+            return Ok(false);
         }
-        Ok(())
+        self.state.set_endpoint(slot, entry)?;
+        Ok(true)
     }
 
     fn answer_where_it_listens(&mut self, endpoint: SocketAddr, held: &[Held]) -> Result<(), String> {
@@ -335,6 +361,8 @@ impl Agent {
     /// way have been told theirs.
     pub(super) fn answer_anew(&mut self) {
         let before = std::mem::take(&mut self.gateways.answering);
+        // The kernel may not have been shown who listens: with a relay it does not want to know.
+        self.gateways.held.clear();
         self.watch_gateways();
         let until = Instant::now() + self.under_way() + HANDED_OVER;
         before.into_keys().for_each(|id| self.gateways.leave(id, until));
@@ -367,7 +395,7 @@ impl Agent {
     /// Tells the kernel which endpoints may take connections.
     pub(super) fn write_unready(&self) {
         let shy = |e: &&Endpoint| {
-            let waits = self.probes.shake_hands() && !self.gateways.handshaken.contains(&e.address);
+            let waits = self.probes.need_a_handshake() && !self.gateways.handshaken.contains(&e.address);
             waits || self.gateways.untold.contains_key(&e.address)
         };
         let mut slots = self.endpoints.iter().filter(shy).fold(0, |slots, e| slots | 1 << e.slot);

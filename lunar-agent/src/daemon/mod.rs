@@ -12,6 +12,7 @@ mod listeners;
 mod names;
 mod policy;
 mod probes;
+mod relay;
 mod reload;
 mod renewal;
 mod requests;
@@ -85,6 +86,7 @@ pub async fn run(sources: Sources, loaded: Loaded) -> Result<(), DaemonError> {
     let mut events = Events::open(agent.pins())?;
     let mut watchdog = Watchdog::new();
     let mut addresses = AddressNews::new();
+    agent.first_relay().await;
     agent.announce();
     notify(&[NotifyState::Ready]);
 

@@ -3,15 +3,18 @@
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use lunar_common::{
-    abi::{MARK, MAX_ENDPOINTS},
+    abi::{MARK, MAX_ENDPOINTS, endpoint as flags},
     failsafe::{self, Attempt, Limits, Outcome, Step, Ticket, Word},
     time::KtimeNs,
 };
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::Instant,
+};
 
 use super::agent::Agent;
 use crate::{
-    config::{Config, Health, HealthKind},
+    config::{Config, Handoff, Health, HealthKind},
     gateway::{
         endpoint::Endpoint,
         probe::{ProbeError, ProbeKind, ProbeSuccess, probe},
@@ -32,6 +35,18 @@ pub(super) struct Probed {
     result: Result<ProbeSuccess, ProbeError>,
 }
 
+/// A handshake that has ended, apart from any probe.
+pub(super) struct Shaken {
+    address: SocketAddr,
+    result: Result<ProbeSuccess, ProbeError>,
+}
+
+/// One of the two.
+pub(super) enum Ended {
+    Probe(Probed),
+    Handshake(Shaken),
+}
+
 /// All probes.
 pub(super) struct Probes {
     health: Health,
@@ -42,6 +57,11 @@ pub(super) struct Probes {
     in_flight: u32,
     /// By endpoint: when its last probe began.
     began: HashMap<SocketAddr, KtimeNs>,
+    /// Whether each endpoint shakes hands once whatever its probes are: with the `lunar` handoff.
+    shakes_first: bool,
+    shaking: JoinSet<Shaken>,
+    /// By endpoint: when its last handshake began; `None` once one has succeeded.
+    shaken: HashMap<SocketAddr, Option<Instant>>,
 }
 
 impl Probes {
@@ -55,19 +75,66 @@ impl Probes {
             running: JoinSet::new(),
             in_flight: 0,
             began: HashMap::new(),
+            shakes_first: config.gateway.handoff == Handoff::Lunar,
+            shaking: JoinSet::new(),
+            shaken: HashMap::new(),
         }
     }
 
     /// Whether one configuration probes otherwise than another.
     pub(super) fn differ(one: &Config, other: &Config) -> bool {
-        let rhythm =
-            |c: &Config| (c.health.clone(), c.health.effective(c.gateway.handoff), c.gateway.handshake_port);
+        let rhythm = |c: &Config| {
+            (
+                c.health.clone(),
+                c.gateway.handoff == Handoff::Lunar,
+                c.health.effective(c.gateway.handoff),
+                c.gateway.handshake_port,
+            )
+        };
         rhythm(one) != rhythm(other)
     }
 
-    /// Whether endpoints have to shake hands before they take their first connection.
+    /// Whether the probes are handshakes.
     pub(super) fn shake_hands(&self) -> bool {
         self.kind == HealthKind::Handshake
+    }
+
+    /// Whether endpoints have to shake hands before they take their first connection.
+    pub(super) fn need_a_handshake(&self) -> bool {
+        self.shake_hands() || self.shakes_first
+    }
+
+    /// When the next handshake that is no probe is due.
+    pub(super) fn next_handshake(&self, endpoints: &[Endpoint]) -> Option<Instant> {
+        let now = Instant::now();
+        endpoints.iter().filter_map(|e| self.handshake_due(e.address, now)).min()
+    }
+
+    fn handshake_due(&self, address: SocketAddr, now: Instant) -> Option<Instant> {
+        if !self.shakes_first || self.shake_hands() {
+            return None;
+        }
+        match self.shaken.get(&address) {
+            None => Some(now),
+            Some(began) => began.map(|began| began + self.health.interval.max(self.health.timeout)),
+        }
+    }
+
+    /// Begins every such handshake that is due.
+    pub(super) fn begin_handshakes(&mut self, endpoints: &[Endpoint]) {
+        self.shaken.retain(|address, _| endpoints.iter().any(|e| e.address == *address));
+        let now = Instant::now();
+        for endpoint in endpoints {
+            if self.handshake_due(endpoint.address, now).is_none_or(|due| due > now) {
+                continue;
+            }
+            self.shaken.insert(endpoint.address, Some(now));
+            let (address, host, timeout) = (endpoint.address, endpoint.host.clone(), self.health.timeout);
+            let kind = ProbeKind::Handshake { port: self.handshake_port };
+            self.shaking.spawn(async move {
+                Shaken { address, result: probe(&kind, address, &host, timeout, MARK).await }
+            });
+        }
     }
 
     /// When the next probe is due.
@@ -118,14 +185,29 @@ impl Probes {
         }
     }
 
-    /// The next probe that ends; `None` while none is under way.
-    pub(super) async fn next_done(&mut self) -> Option<Probed> {
-        let done = self.running.join_next().await?;
-        // A probe that panicked took its slot with it; that would be a bug, and loud.
-        let probed = done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
-        self.in_flight &= !(1 << probed.slot);
-        Some(probed)
+    /// What ends next; `None` while nothing is under way.
+    pub(super) async fn next_done(&mut self) -> Option<Ended> {
+        tokio::select! {
+            Some(done) = self.running.join_next() => {
+                let probed = whole(done);
+                self.in_flight &= !(1 << probed.slot);
+                Some(Ended::Probe(probed))
+            }
+            Some(done) = self.shaking.join_next() => {
+                let shaken = whole(done);
+                if shaken.result.is_ok() {
+                    self.shaken.insert(shaken.address, None);
+                }
+                Some(Ended::Handshake(shaken))
+            }
+            else => None,
+        }
     }
+}
+
+/// What panicked took its slot with it; that would be a bug, and loud.
+fn whole<T>(done: Result<T, JoinError>) -> T {
+    done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))
 }
 
 impl Agent {
@@ -159,11 +241,32 @@ impl Agent {
             Step::Dropped | Step::Unchanged | Step::Counted(_) => {}
         }
         if self.probes.shake_hands() {
-            self.gateways.handshaken(address, reason.as_deref());
-            self.write_unready();
+            self.on_handshake(address, &result);
         }
         if let Err(e) = self.show_health(slot, reason.as_deref()) {
             tracing::error!(error = %e, "the probe's result cannot be shown");
+        }
+    }
+
+    /// A handshake that was no probe has ended.
+    pub(super) fn on_shaken(&mut self, shaken: Shaken) {
+        if self.endpoints.iter().any(|e| e.address == shaken.address) {
+            self.on_handshake(shaken.address, &shaken.result);
+        }
+    }
+
+    /// After a handshake an endpoint takes connections, and the relay knows whether it wants to know the tenant.
+    fn on_handshake(&mut self, address: SocketAddr, result: &Result<ProbeSuccess, ProbeError>) {
+        self.gateways.handshaken(address, result.as_ref().err().map(ToString::to_string).as_deref());
+        self.write_unready();
+        let (Ok(success), Some(endpoint)) = (result, self.endpoints.iter().find(|e| e.address == address))
+        else {
+            return;
+        };
+        match self.flag_endpoint(endpoint.slot, flags::MANAGED, success.managed == Some(true)) {
+            Ok(true) => self.wish_relay(true),
+            Ok(false) => {}
+            Err(e) => tracing::error!(error = %e, "whether the gateway is a managed one is not noted"),
         }
     }
 

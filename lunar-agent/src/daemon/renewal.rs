@@ -5,16 +5,12 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use lunar_common::abi::{Endpoint as Entry, TargetEntry};
 use tokio::time::Instant;
 
-use super::{
-    DaemonError,
-    agent::{Agent, trim_heap},
-    endpoints::held,
-    settings,
-};
+use super::{DaemonError, agent::Agent, endpoints::held, settings};
 use crate::{
     config::Config,
     gateway::endpoint::Endpoint,
     kernel::{KernelError, attach, features::Capabilities, generation::Generation, pins::Pins, state::State},
+    memory,
     policy::ids::Ids,
     targets::set::{Target, TargetSet},
 };
@@ -81,8 +77,9 @@ impl Agent {
         }
         self.let_go(&before.targets);
         self.names_changed();
+        self.wish_relay(true);
         self.follow_kernel_log();
-        trim_heap();
+        memory::trim();
         Ok(())
     }
 

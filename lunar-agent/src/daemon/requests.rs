@@ -15,7 +15,10 @@ impl Agent {
                 Ok(status) => Answer::Status(Box::new(status)),
                 Err(e) => Answer::Refused { done: Vec::new(), reason: e.to_string(), usage: false },
             },
-            Request::Attach { selectors } => self.attach_all(&selectors),
+            Request::Attach { selectors } => {
+                let done = self.attach_all(&selectors);
+                return self.answer_when_listening(done, answer);
+            }
             Request::Detach { selectors } => self.detach_all(&selectors),
             Request::Reload {} => return self.begin_reload(Some(answer)),
             Request::Policy { containing } => match self.view_policy(&containing) {
@@ -39,6 +42,7 @@ impl Agent {
             .chain(self.lookups.problems())
             .chain(missing)
             .chain(self.gateways.not_exempt())
+            .chain(self.relay.problem())
             .collect()
     }
 
@@ -58,6 +62,7 @@ impl Agent {
                 lease_age_ms: None,
             },
             gateway_problems: self.problems(),
+            relay: self.relay.shown(),
             policy: status::Policy { problems: self.policy_problems() },
             endpoint_problem: std::array::from_fn(|slot| self.gateways.problem(slot as u32)),
         };

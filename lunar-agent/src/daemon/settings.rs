@@ -134,8 +134,12 @@ pub(super) fn settings(
             settings.handoff = handoff::PROXY_PROTOCOL;
             settings.flags |= flag::PROXY_HEADER;
         }
-        // Refused by the configuration: these need the relay.
-        Handoff::Lunar | Handoff::Connect => {}
+        Handoff::Lunar => {
+            settings.handoff = handoff::LUNAR;
+            settings.flags |= flag::RELAY;
+        }
+        // Refused by the configuration.
+        Handoff::Connect => {}
     }
     settings
 }

@@ -85,6 +85,11 @@ impl Breaker {
         self.relay_heartbeat_cell().store(now().0, Ordering::Release);
     }
 
+    /// Ends the relay's lease at once.
+    pub fn relay_rest(&self) {
+        self.relay_heartbeat_cell().store(0, Ordering::Release);
+    }
+
     /// The relay's last heartbeat; zero before the first.
     pub fn relay_heartbeat(&self) -> KtimeNs {
         KtimeNs(self.relay_heartbeat_cell().load(Ordering::Acquire))

@@ -106,6 +106,20 @@ impl Capabilities {
         Ok(())
     }
 
+    /// What it takes to be the relay.
+    ///
+    /// # Errors
+    /// Names the first capability that is missing.
+    pub fn check_relay(self) -> Result<(), Missing> {
+        if !self.has(CAP_SYS_ADMIN) {
+            return Err(Missing::Capability {
+                names: "CAP_SYS_ADMIN",
+                purpose: "connect from within the targets' network namespaces",
+            });
+        }
+        self.check()
+    }
+
     /// # Errors
     /// Names the first capability that is missing.
     pub fn check(self) -> Result<(), Missing> {

@@ -1,20 +1,23 @@
 //! What the relay and the kernel's programs share: where it listens, whom its connections were meant for, what it has counted.
 
 use std::{
+    io,
     net::SocketAddr,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
+use aya::maps::{HashMap, MapData, MapError};
 use lunar_common::{
-    abi::{MAX_RELAYS, RecordKey, RelayLife, RelayTotals, maps},
+    abi::{LISTENERS_PER_RELAYED, MAX_RELAYS, RecordKey, RelayAt, RelayLife, RelayTotals, maps},
     net::Destination,
 };
 
 use super::{
     KernelError,
-    layout::Value,
+    layout::{Value, os_error},
     pins::Pins,
+    state::{map_error, typed},
     sys::{self, Mapped},
 };
 
@@ -115,6 +118,21 @@ impl RelayCounts {
         self.cell(count).load(Ordering::Relaxed)
     }
 
+    /// The relays that live, or have died without anybody having settled it yet.
+    pub fn lives(&self) -> Vec<RelayLife> {
+        let life = |place| {
+            let life = self.life(place);
+            RelayLife {
+                pid: life.pid.load(Ordering::Acquire),
+                phase: life.phase.load(Ordering::Acquire),
+                started: life.started.load(Ordering::Acquire),
+                connections: life.connections.load(Ordering::Relaxed),
+                requests: life.requests.load(Ordering::Relaxed),
+            }
+        };
+        (0..MAX_RELAYS).map(life).filter(|life| life.pid != 0).collect()
+    }
+
     /// A place of the lives, `place` below [`MAX_RELAYS`].
     pub fn life(&self, place: u32) -> Life<'_> {
         let life = self.lives.ptr(place as usize);
@@ -140,4 +158,74 @@ pub struct Life<'a> {
     pub started: &'a AtomicU64,
     pub connections: &'a AtomicU64,
     pub requests: &'a AtomicU64,
+}
+
+/// Where the relay listens, as the kernel's programs look it up.
+pub struct RelayPlaces {
+    relays: HashMap<MapData, u64, Value<RelayAt>>,
+    listeners: OwnedFd,
+}
+
+impl RelayPlaces {
+    /// Opens the pinned maps.
+    ///
+    /// # Errors
+    /// If one cannot be opened.
+    pub fn open(pins: &Pins) -> Result<Self, KernelError> {
+        Ok(Self {
+            relays: typed(pins, maps::RELAYS)?,
+            listeners: sys::open_pin(&pins.map(maps::RELAY_LISTENERS))
+                .map_err(KernelError::sys("open", maps::RELAY_LISTENERS))?,
+        })
+    }
+
+    /// All of them, by the cookie of the network namespace.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn all(&self) -> Result<Vec<(u64, RelayAt)>, KernelError> {
+        let all = self.relays.iter().map(|entry| entry.map(|(cookie, at)| (cookie, at.0)));
+        all.collect::<Result<_, _>>().map_err(map_error(maps::RELAYS))
+    }
+
+    /// Sends the connects of a network namespace to these listeners of it; `place` is nobody else's.
+    ///
+    /// # Errors
+    /// If a map refuses it; then its connects go direct.
+    pub fn set(
+        &mut self,
+        cookie: u64,
+        at: RelayAt,
+        v4: Option<BorrowedFd<'_>>,
+        v6: Option<BorrowedFd<'_>>,
+    ) -> Result<(), KernelError> {
+        let first = at.place * LISTENERS_PER_RELAYED;
+        for (place, socket) in [(first, v4), (first + 1, v6)] {
+            let failed = || KernelError::sys("fill", maps::RELAY_LISTENERS);
+            sys::sockmap_clear(self.listeners.as_fd(), place).map_err(failed())?;
+            if let Some(socket) = socket {
+                sys::sockmap_put(self.listeners.as_fd(), place, socket).map_err(failed())?;
+            }
+        }
+        self.relays.insert(cookie, Value(at), 0).map_err(map_error(maps::RELAYS))
+    }
+
+    /// Whether one of its listeners lives.
+    pub fn listens(&self, at: RelayAt) -> bool {
+        let first = at.place * LISTENERS_PER_RELAYED;
+        (first..first + LISTENERS_PER_RELAYED)
+            .any(|place| matches!(sys::sockmap_cookie(self.listeners.as_fd(), place), Ok(Some(_))))
+    }
+
+    /// Sends nothing there any more.
+    ///
+    /// # Errors
+    /// If the map cannot be written. One that is not there is no error.
+    pub fn remove(&mut self, cookie: u64) -> Result<(), KernelError> {
+        match self.relays.remove(&cookie) {
+            Err(e) if os_error(&e).is_some_and(|e| e.kind() == io::ErrorKind::NotFound) => Ok(()),
+            Err(MapError::KeyNotFound) => Ok(()),
+            done => done.map_err(map_error(maps::RELAYS)),
+        }
+    }
 }

@@ -30,6 +30,7 @@ use super::{
     known::Known,
     layout::{Value, os_error},
     pins::Pins,
+    relay::RelayCounts,
     sys::{self, Mapped},
 };
 
@@ -120,6 +121,8 @@ pub struct State {
     pub breaker: Breaker,
     /// What is known of names.
     pub known: Known,
+    /// What the relays count.
+    pub relay: RelayCounts,
     bars: Mapped<u64>,
     syns: Array<MapData, Value<Syns>>,
     settings: Array<MapData, Value<Settings>>,
@@ -146,6 +149,7 @@ impl State {
         Ok(Self {
             breaker,
             known: Known::open(pins)?,
+            relay: RelayCounts::open(pins)?,
             bars,
             syns: typed(pins, maps::SYNS)?,
             settings: typed(pins, maps::SETTINGS)?,

@@ -36,6 +36,11 @@ impl Counts {
         Under::new(self.counts.life(self.place).requests)
     }
 
+    /// The number of requests under way in this process, for a guard that outlives a borrow.
+    pub(super) fn requests_cell(&self) -> &AtomicU64 {
+        self.counts.life(self.place).requests
+    }
+
     /// Requests under way in this process.
     pub fn requests(&self) -> u64 {
         self.counts.life(self.place).requests.load(Ordering::Relaxed)

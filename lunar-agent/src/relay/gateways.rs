@@ -28,6 +28,12 @@ impl Gateways {
         Self(breaker)
     }
 
+    /// The words and the control block.
+    #[cfg(test)]
+    pub(crate) fn breaker(&self) -> &Breaker {
+        &self.0
+    }
+
     /// The endpoint that takes the next request, the search beginning at a random one, or why there is none.
     ///
     /// # Errors
@@ -53,6 +59,12 @@ impl Gateways {
             .ok_or(Gateway::Cooldown)
     }
 
+    /// Whether the failsafe of its endpoint has opened since a request was admitted. A stale lease does not count, since the agent's
+    /// death says nothing of a gateway that has the request already, and neither does a bypass.
+    pub fn opened(&self, settings: &Settings, admitted: Admitted, now: KtimeNs) -> bool {
+        self.0.word(admitted.slot).load().admit(now, settings.grace).is_none()
+    }
+
     /// Enters how a request went into the word of its endpoint.
     pub fn settle(&self, settings: &Settings, admitted: Admitted, outcome: Outcome, now: KtimeNs) -> Step {
         let word = self.0.word(admitted.slot);
@@ -73,5 +85,16 @@ impl Gateways {
     /// Renews the relay's lease.
     pub fn beat(&self) {
         self.0.relay_beat();
+    }
+
+    /// Ends the relay's lease: connects go direct from now on.
+    pub fn rest(&self) {
+        self.0.relay_rest();
+    }
+
+    /// The word of a slot.
+    #[cfg(test)]
+    pub(crate) fn word(&self, slot: u32) -> failsafe::Word {
+        self.0.word(slot).load()
     }
 }

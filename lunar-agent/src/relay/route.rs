@@ -66,16 +66,37 @@ impl From<NotUnderstood> for Route {
     }
 }
 
+/// What of a request decides where it goes, whatever version of HTTP it is in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asked<'a> {
+    /// The host that it is for.
+    pub host: &'a Host,
+    /// What its `x-lunar-allow` says.
+    pub allow: Allow,
+}
+
+impl<'a> From<&'a RequestHead> for Asked<'a> {
+    fn from(head: &'a RequestHead) -> Self {
+        Self { host: &head.host, allow: head.allow }
+    }
+}
+
 /// Where a request goes whose head is understood, on a connection to `original`.
 ///
 /// With an `x-lunar-allow` it is never spliced, since that header is for us and has to be taken out.
-pub fn route(head: &RequestHead, original: SocketAddr, policy: &NamePolicy, gateway: Gateway) -> Route {
-    let apart = |why| match head.allow {
+pub fn route<'a>(
+    asked: impl Into<Asked<'a>>,
+    original: SocketAddr,
+    policy: &NamePolicy,
+    gateway: Gateway,
+) -> Route {
+    let Asked { host, allow } = asked.into();
+    let apart = |why| match allow {
         Allow::Unsaid => Route::Splice(why),
         Allow::Forced | Allow::Forbidden => Route::Direct(why),
     };
-    let Host::Name(name) = &head.host else { return apart(Reason::NoName) };
-    match head.allow {
+    let Host::Name(name) = host else { return apart(Reason::NoName) };
+    match allow {
         Allow::Forbidden => return Route::Direct(Reason::Header),
         Allow::Unsaid if !policy.wants(name, original) => return apart(Reason::Policy),
         Allow::Unsaid | Allow::Forced => {}

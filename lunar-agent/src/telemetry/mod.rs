@@ -10,6 +10,8 @@ pub fn log_to_stderr(level: LevelFilter) {
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let lines =
         tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(colours).with_target(false);
+    // They would be told on standard error, with a panic where that is what failed: a relay outlives whoever reads its log.
+    let lines = lines.log_internal_errors(false);
     // The resolver tells of every server that is slow; the agent says what comes of it.
     let of_resolver = level.min(LevelFilter::ERROR);
     let wanted = Targets::new().with_default(level).with_targets([

@@ -44,7 +44,7 @@ fn a_bad_configuration_is_refused_with_what_where_and_what_to_do() {
                 "LUNAR_BLOCK_LIST: policy.block: \"http://x\" is a URL",
             ],
         ),
-        (&["--handoff", "lunar"], &[], &["--handoff: gateway.handoff", "not built"]),
+        (&["--handoff", "connect"], &[], &["--handoff: gateway.handoff", "not built"]),
         (&["--handoff", "tproxy"], &[], &["--handoff: gateway.handoff: \"tproxy\" is not known"]),
         (
             &["--target", "docker:x"],
@@ -89,7 +89,6 @@ fn a_bad_file_is_refused_with_its_line() {
             &["agent.toml:3: gateway.colour: unknown key"][..],
         ),
         ("[gateway]\nhandoff = \"connect\"\n", &["agent.toml:2: gateway.handoff", "not built"]),
-        ("[gateway]\n", &["gateway.handoff", "not built"]),
         ("[gateway\n", &["agent.toml:1"]),
         (
             "[gateway]\nhandoff = \"original-dst\"\n[gateway.health]\nport = 70000\n[failsafe]\nlease = \"1h\"\n",

@@ -83,7 +83,7 @@ fn help_shows_what_is_built_and_the_rest_is_refused() {
     assert_eq!(code, 0);
     let verbs = [
         "run", "attach", "detach", "reload", "status", "failsafe", "policy", "explain", "config", "gateway",
-        "cleanup",
+        "relay", "cleanup",
     ];
     for verb in verbs {
         assert!(help.lines().any(|l| l.trim_start().starts_with(verb)), "{verb} is not in {help}");
@@ -105,7 +105,7 @@ fn help_shows_what_is_built_and_the_rest_is_refused() {
         let (code, text) = end(&world, &args, &[]);
         assert!(code == 0 && text.contains("Examples:\n") && !text.contains('\x1b'), "{verb}: {text}");
     }
-    let later = ["targets", "flows", "top", "doctor", "ca", "relay", "oci-hook"];
+    let later = ["targets", "flows", "top", "doctor", "ca", "oci-hook"];
     for verb in later {
         let listed = help.lines().any(|l| l.split_whitespace().next() == Some(verb));
         let (code, text) = end(&world, &[AGENT, verb], &[]);

@@ -213,12 +213,10 @@ fn what_is_not_built_is_refused_with_a_sentence() {
     for (line, problem) in [
         ("gateway.tls = \"intercept\"", "gateway.tls: \"intercept\" is not built yet; use tls = \"direct\""),
         ("gateway.tls = \"connect\"", "gateway.tls: \"connect\" is not built yet"),
-        ("gateway.supports_tls = true", "gateway.supports_tls: true: https to the gateway is not built yet"),
         (
             "gateway.process = \"docker:gw\"",
             "gateway.process: \"docker:gw\": selecting by docker: is not built yet",
         ),
-        ("relay.replay = \"safe\"", "relay: the relay is not built yet"),
         (
             "target = [{ container = \"docker:x\" }]",
             "target: selecting by container is not built yet; use cgroup = \"PATH\" or pid = N",
@@ -229,20 +227,51 @@ fn what_is_not_built_is_refused_with_a_sentence() {
         let found = in_file(&format!("{line}\ngateway.handoff = \"original-dst\"\n"));
         assert!(found.len() == 1 && found[0].starts_with(&format!("1: {problem}")), "{line}\n{found:#?}");
     }
-    let way_out = "is not built yet; use handoff = \"original-dst\" or \"proxy-protocol\"";
-    assert_eq!(in_file(""), [format!("default: gateway.handoff: \"lunar\" {way_out}")]);
     assert_eq!(
         in_file("gateway.handoff = \"connect\""),
-        [format!("1: gateway.handoff: \"connect\" {way_out}")]
+        ["1: gateway.handoff: \"connect\" is not built yet; use handoff = \"lunar\", \"original-dst\" or \
+          \"proxy-protocol\""]
     );
     let flags = Flags { target: texts(["docker:web"]), ..Flags::default() };
     assert_eq!(
         problems(HANDOFF, &[], flags),
         ["--target: target: \"docker:web\": selecting by docker: is not built yet; use cgroup:PATH or pid:N"]
     );
+}
+
+#[test]
+fn tls_to_the_gateway_needs_the_relay() {
     let env = [("LUNAR_PROXY_SUPPORT_TLS", "1")];
     let found = problems(HANDOFF, &env, Flags::default());
-    assert!(found[0].starts_with("LUNAR_PROXY_SUPPORT_TLS: gateway.supports_tls: true"), "{found:?}");
+    let start = "LUNAR_PROXY_SUPPORT_TLS: gateway.supports_tls: only handoff = \"lunar\"";
+    assert!(found.len() == 1 && found[0].starts_with(start), "{found:?}");
+    assert!(load("", &env, Flags::default()).is_ok_and(|loaded| loaded.config.gateway.supports_tls));
+}
+
+#[test]
+fn what_the_relay_cannot_do_is_refused() {
+    for (line, problem) in [
+        ("relay.replay = \"always\"", "relay.replay: \"always\" is not known; use safe, idempotent, never"),
+        (
+            "relay.replay_buffer = \"64kB\"",
+            "relay.replay_buffer: \"64kB\" is no number of bytes; write it like",
+        ),
+        (
+            "relay.replay_buffer = \"17MiB\"",
+            "relay.replay_buffer: \"17MiB\" is out of range; use 0B to 16MiB",
+        ),
+        (
+            "relay.replay_buffer = \"99999999999999999999B\"",
+            "relay.replay_buffer: \"99999999999999999999B\" is no number",
+        ),
+        ("relay.retry_max = 1001", "relay.retry_max: 1001 is out of range; use 0 to 1000"),
+        ("relay.retry_total = \"2d\"", "relay.retry_total: \"2d\" is out of range"),
+        ("relay.error_indicators = [\"a b\"]", "relay.error_indicators: \"a b\" "),
+        ("relay.speed = 1", "relay.speed: unknown key; relay has error_indicators, replay, replay_buffer"),
+    ] {
+        let found = in_file(line);
+        assert!(found.len() == 1 && found[0].starts_with(&format!("1: {problem}")), "{line}\n{found:#?}");
+    }
 }
 
 #[test]

@@ -58,6 +58,7 @@ fn status() -> Status {
         gateway,
         policy: Default::default(),
         targets: Vec::new(),
+        relay: None,
         losses: Losses::default(),
         dns: Default::default(),
     }

@@ -15,7 +15,7 @@ mod response;
 
 pub use host::{Host, HostProblem};
 pub use indicator::{ErrorIndicator, ErrorIndicatorError, ErrorIndicatorProblem};
-pub use request::{Allow, RequestHead, read_request};
+pub use request::{ALLOW, Allow, RequestHead, is_forged, is_origin_form, read_request};
 pub use response::{ResponseHead, ResponseTo, Retry, read_response};
 
 /// How the names of all headers begin that interceptor and gateway tell each other things with.

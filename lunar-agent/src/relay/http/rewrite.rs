@@ -56,29 +56,35 @@ pub struct Handover<'a> {
 ///
 /// What is added comes last, so whatever reads the head in order sees the application's headers first.
 pub fn for_gateway(raw: &[u8], head: &RequestHead, handover: &Handover<'_>) -> Vec<u8> {
-    let Handover { host, port, scheme, request_id, tenant, sequence_id } = *handover;
-    let mut out = kept(raw, head, true, 256 + host.len());
-    let mut add = |name: &str, value: &[u8]| {
+    let mut out = kept(raw, head, true, 256 + handover.host.len());
+    handover.each(|name, value| {
         for part in [name.as_bytes(), b": ", value, b"\r\n"] {
             out.extend_from_slice(part);
         }
-    };
-    if port == scheme.default_port() {
-        add("x-lunar-host", host.as_bytes());
-    } else {
-        add("x-lunar-host", format!("{host}:{port}").as_bytes());
-    }
-    add("x-lunar-scheme", scheme.as_str().as_bytes());
-    add("x-lunar-req-id", request_id.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes());
-    add("x-lunar-interceptor", INTERCEPTOR.as_bytes());
-    if let Some(tenant) = tenant {
-        add("x-lunar-tenant-id", tenant.as_bytes());
-    }
-    if let Some(sequence_id) = sequence_id {
-        add("x-lunar-sequence-id", sequence_id.as_bytes());
-    }
+    });
     out.extend_from_slice(b"\r\n");
     out
+}
+
+impl Handover<'_> {
+    /// Gives each of the headers that the gateway is told this in, its name in lower case and its value.
+    pub fn each(&self, mut add: impl FnMut(&'static str, &[u8])) {
+        let Handover { host, port, scheme, request_id, tenant, sequence_id } = *self;
+        if port == scheme.default_port() {
+            add("x-lunar-host", host.as_bytes());
+        } else {
+            add("x-lunar-host", format!("{host}:{port}").as_bytes());
+        }
+        add("x-lunar-scheme", scheme.as_str().as_bytes());
+        add("x-lunar-req-id", request_id.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes());
+        add("x-lunar-interceptor", INTERCEPTOR.as_bytes());
+        if let Some(tenant) = tenant {
+            add("x-lunar-tenant-id", tenant.as_bytes());
+        }
+        if let Some(sequence_id) = sequence_id {
+            add("x-lunar-sequence-id", sequence_id.as_bytes());
+        }
+    }
 }
 
 /// The head for the provider: only `x-lunar-allow` is missing, which was for us. Anything else of the application's own goes
@@ -86,6 +92,26 @@ pub fn for_gateway(raw: &[u8], head: &RequestHead, handover: &Handover<'_>) -> V
 pub fn for_provider(raw: &[u8], head: &RequestHead) -> Vec<u8> {
     let mut out = kept(raw, head, false, 2);
     out.extend_from_slice(b"\r\n");
+    out
+}
+
+/// The head of an answer, which `raw` is, with the word that no other follows. All else stays, but for a `Connection` line that says
+/// the contrary.
+pub fn closing(raw: &[u8]) -> Vec<u8> {
+    let says_otherwise = |line: &[u8]| {
+        line.iter().position(|&b| b == b':').is_some_and(|colon| {
+            let (name, value) = line.split_at(colon);
+            name.eq_ignore_ascii_case(b"connection")
+                && value[1..].trim_ascii().eq_ignore_ascii_case(b"keep-alive")
+        })
+    };
+    let mut out = Vec::with_capacity(raw.len() + 32);
+    for line in raw.split_inclusive(|&b| b == b'\n').filter(|line| *line != b"\r\n") {
+        if !says_otherwise(line) {
+            out.extend_from_slice(line);
+        }
+    }
+    out.extend_from_slice(b"Connection: close\r\n\r\n");
     out
 }
 
@@ -181,6 +207,20 @@ mod tests {
         let direct = "GET / HTTP/1.1\r\nX-Lunar-Host: evil\r\nHost: a\r\nx-lunar-consumer-tag: t\r\n\
                       x-lunar-tenant-id: evil\r\n\r\n";
         assert_eq!(for_provider(text.as_bytes(), &read(text)), direct.as_bytes());
+    }
+
+    #[test]
+    fn the_last_answer_says_so_and_is_else_as_it_came() {
+        for (raw, expected) in [
+            ("HTTP/1.1 200 OK\r\nA: 1\r\n\r\n", "HTTP/1.1 200 OK\r\nA: 1\r\nConnection: close\r\n\r\n"),
+            (
+                "HTTP/1.1 200 OK\r\ncONNECTION:  Keep-Alive \r\nA: keep-alive\r\n\r\n",
+                "HTTP/1.1 200 OK\r\nA: keep-alive\r\nConnection: close\r\n\r\n",
+            ),
+            ("HTTP/1.1 204 \r\n\r\n", "HTTP/1.1 204 \r\nConnection: close\r\n\r\n"),
+        ] {
+            assert_eq!(String::from_utf8(closing(raw.as_bytes())).unwrap(), expected);
+        }
     }
 
     proptest! {

@@ -34,6 +34,7 @@ fn head(does: Does) -> ResponseHead {
         status: 503,
         framing: Framing::Length(0),
         persists: true,
+        keep_alive: false,
         error_code,
         retry: again.map(|after| Retry { after: Duration::from_secs(after), sequence_id }),
         indicated,

@@ -58,6 +58,11 @@ impl Frame {
         !self.close && (version == Version::Http11 || self.keep_alive)
     }
 
+    /// Whether `Connection` says `keep-alive`.
+    pub fn keep_alive(&self) -> bool {
+        self.keep_alive
+    }
+
     /// Whether another protocol is wanted; HTTP/1.0 cannot want one (RFC 9110 section 7.8).
     pub fn upgrade(&self, version: Version) -> bool {
         self.upgrade == (true, true) && version == Version::Http11

@@ -27,8 +27,11 @@ pub enum HostProblem {
 }
 
 impl Host {
-    /// The host and the port, if there is one.
-    pub(super) fn read(value: &[u8]) -> Result<(Self, Option<u16>), HostProblem> {
+    /// The host and the port, if there is one, of a `Host` header or an `:authority`.
+    ///
+    /// # Errors
+    /// If it names none.
+    pub fn read(value: &[u8]) -> Result<(Self, Option<u16>), HostProblem> {
         let text = std::str::from_utf8(value).map_err(|_| HostProblem::Name)?;
         let (host, rest) = match text.strip_prefix('[') {
             Some(literal) => {

@@ -13,6 +13,11 @@ use super::{
 /// What an HTTP/2 connection with prior knowledge begins with (RFC 9113 section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// The header that is for the relay alone.
+pub const ALLOW: &str = "x-lunar-allow";
+/// The one of ours that an application sets and the gateway reads.
+const CONSUMER_TAG: &str = "x-lunar-consumer-tag";
+
 /// What a whole head says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RequestHead {
@@ -54,6 +59,14 @@ pub enum Allow {
     Forced,
     /// Anything else, also several that differ: not through the gateway.
     Forbidden,
+}
+
+impl Allow {
+    /// Hears one `x-lunar-allow`.
+    pub fn hear(&mut self, value: &[u8]) {
+        let forced = value == b"true" && *self != Self::Forbidden;
+        *self = if forced { Self::Forced } else { Self::Forbidden };
+    }
 }
 
 impl RequestHead {
@@ -100,11 +113,10 @@ pub fn read_request(bytes: &[u8], limits: Limits) -> Result<Option<RequestHead>,
             host.hear(Some(field.value));
         } else if is("expect") {
             expects_continue |= field.value.eq_ignore_ascii_case(b"100-continue");
-        } else if is("x-lunar-allow") {
-            let forced = field.value == b"true" && allow != Allow::Forbidden;
-            allow = if forced { Allow::Forced } else { Allow::Forbidden };
+        } else if is(ALLOW) {
+            allow.hear(field.value);
             allow_lines.push(field.line);
-        } else if is_ours(field.name) && !is("x-lunar-consumer-tag") {
+        } else if is_forged(field.name) {
             forged_lines.push(field.line);
         } else {
             frame.hear(field.name, field.value, version)?;
@@ -133,12 +145,14 @@ pub fn read_request(bytes: &[u8], limits: Limits) -> Result<Option<RequestHead>,
     }))
 }
 
-fn is_ours(name: &str) -> bool {
-    name.get(..OURS.len()).is_some_and(|start| start.eq_ignore_ascii_case(OURS))
+/// Whether a header that an application sends is one of ours, which it has no say in.
+pub fn is_forged(name: &str) -> bool {
+    let ours = name.get(..OURS.len()).is_some_and(|start| start.eq_ignore_ascii_case(OURS));
+    ours && !name.eq_ignore_ascii_case(CONSUMER_TAG)
 }
 
 /// A path and query of bytes that nobody refuses or cuts off, also not `http::Uri` and HAProxy.
-fn is_origin_form(path: &str) -> bool {
+pub fn is_origin_form(path: &str) -> bool {
     let good = |b: u8| b.is_ascii_graphic() && !matches!(b, b'#' | b'"' | b'<' | b'>' | b'`');
     path.starts_with('/') && path.bytes().all(good)
 }

@@ -2,7 +2,7 @@
 
 use std::{mem::MaybeUninit, time::Duration};
 
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, response::Parts};
 
 use super::{
     ErrorIndicator, Framing, Limits, MAX_HEADERS, NotUnderstood, RequestHead, Version, fields,
@@ -41,6 +41,8 @@ pub struct ResponseHead {
     pub framing: Framing,
     /// Whether the server would use the connection again.
     pub persists: bool,
+    /// Whether it says so in words, without which a client that speaks HTTP/1.0 takes it for the last one.
+    pub keep_alive: bool,
     /// The code of `x-lunar-error`, if there is one and it is a number.
     pub error_code: Option<u32>,
     /// When the gateway wants the same request again.
@@ -59,6 +61,27 @@ pub struct Retry {
 }
 
 impl ResponseHead {
+    /// The head of a final response that did not come as HTTP/1: what it says of the gateway. How its body ends and whether the
+    /// connection persists is not its head's business there.
+    pub fn of(response: &Parts, indicators: &[ErrorIndicator]) -> Self {
+        let status = response.status.as_u16();
+        let mut said = Said::new(status, indicators);
+        for (name, value) in &response.headers {
+            said.hear(name.as_str(), value.as_bytes());
+        }
+        Self {
+            length: 0,
+            version: Version::Http11,
+            status,
+            framing: Framing::None,
+            persists: true,
+            keep_alive: false,
+            error_code: said.error_code.get(),
+            retry: retry(said.after, said.sequence_id),
+            indicated: said.indicated,
+        }
+    }
+
     /// Whether another response follows to the same request: 1xx but 101, after which HTTP is over.
     pub fn interim(&self) -> bool {
         self.status < 200 && !self.upgrades()
@@ -94,18 +117,9 @@ pub fn read_response(
     }
 
     let mut frame = Frame::default();
-    let (mut error_code, mut after, mut sequence_id) = (Once::Absent, Once::Absent, Once::Absent);
-    let mut indicated = indicators.iter().any(|indicator| indicator.is_status(status));
+    let mut said = Said::new(status, indicators);
     for field in fields(&window[..length], parsed.headers)? {
-        let is = |name: &str| field.name.eq_ignore_ascii_case(name);
-        indicated |= indicators.iter().any(|indicator| indicator.is_header(field.name, field.value));
-        if is("x-lunar-error") {
-            error_code.hear(number(field.value));
-        } else if is("x-lunar-retry-after") {
-            after.hear(seconds(field.value));
-        } else if is("x-lunar-sequence-id") {
-            sequence_id.hear(opaque(field.value));
-        } else {
+        if !said.hear(field.name, field.value) {
             frame.hear(field.name, field.value, version)?;
         }
     }
@@ -127,10 +141,48 @@ pub fn read_response(
         status,
         framing,
         persists: consistent && frame.persists(version),
-        error_code: error_code.get(),
-        retry: after.get().zip(sequence_id.get()).map(|(after, sequence_id)| Retry { after, sequence_id }),
-        indicated: indicated && status >= 200,
+        keep_alive: frame.keep_alive(),
+        error_code: said.error_code.get(),
+        retry: retry(said.after, said.sequence_id),
+        indicated: said.indicated && status >= 200,
     }))
+}
+
+/// What a response says of the gateway.
+struct Said<'i> {
+    indicators: &'i [ErrorIndicator],
+    indicated: bool,
+    error_code: Once<u32>,
+    after: Once<Duration>,
+    sequence_id: Once<HeaderValue>,
+}
+
+impl<'i> Said<'i> {
+    fn new(status: u16, indicators: &'i [ErrorIndicator]) -> Self {
+        let indicated = indicators.iter().any(|indicator| indicator.is_status(status));
+        let (error_code, after, sequence_id) = (Once::Absent, Once::Absent, Once::Absent);
+        Self { indicators, indicated, error_code, after, sequence_id }
+    }
+
+    /// Hears one header; whether it is one of the gateway's own.
+    fn hear(&mut self, name: &str, value: &[u8]) -> bool {
+        let is = |ours: &str| name.eq_ignore_ascii_case(ours);
+        self.indicated |= self.indicators.iter().any(|indicator| indicator.is_header(name, value));
+        if is("x-lunar-error") {
+            self.error_code.hear(number(value));
+        } else if is("x-lunar-retry-after") {
+            self.after.hear(seconds(value));
+        } else if is("x-lunar-sequence-id") {
+            self.sequence_id.hear(opaque(value));
+        } else {
+            return false;
+        }
+        true
+    }
+}
+
+fn retry(after: Once<Duration>, sequence_id: Once<HeaderValue>) -> Option<Retry> {
+    after.get().zip(sequence_id.get()).map(|(after, sequence_id)| Retry { after, sequence_id })
 }
 
 fn text(value: &[u8]) -> Option<&str> {

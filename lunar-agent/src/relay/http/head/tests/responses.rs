@@ -27,6 +27,7 @@ fn the_facts_of_a_plain_response() {
         status: 200,
         framing: Framing::Length(2),
         persists: true,
+        keep_alive: false,
         error_code: None,
         retry: None,
         indicated: false,

@@ -1,0 +1,43 @@
+//! Every bound of a session, and why it is what it is.
+
+use std::time::Duration;
+
+use crate::relay::http::head::{Limits, MAX_HEADERS};
+
+/// The largest head that is understood, of either side, and the largest trailers. Servers take 8 to 32 KiB; what is larger
+/// than this goes direct.
+pub const HEADS: Limits = Limits { bytes: 64 << 10, headers: MAX_HEADERS };
+
+/// How much is read at a time, and so how much of a connection's bytes lies in the relay in each direction while they flow.
+pub const CHUNK: usize = 16 << 10;
+
+/// How long a new connection may be silent before it may be one on which the provider speaks first. Clients that speak first do
+/// so at once; a protocol in which they do not can bear this once for each connection.
+pub const SILENCE: Duration = Duration::from_millis(200);
+
+/// How long a head that has begun may take. It goes to the provider as it is then, which has patience of its own.
+pub const HEAD: Duration = Duration::from_secs(30);
+
+/// How long a connection may rest between two requests. Longer than servers commonly allow, so clients that know their
+/// provider's bound give up first.
+pub const IDLE: Duration = Duration::from_secs(300);
+
+/// How long a connect to a provider may take. Three repetitions of a lost SYN fit in, after 1, 3 and 7 seconds.
+pub const PROVIDER_CONNECT: Duration = Duration::from_secs(10);
+
+/// How long a connection may have lain unused to be good for a request that may not be sent twice. Servers hold unused ones for
+/// seconds, so one that was used a moment ago is not just being closed.
+pub const FRESH: Duration = Duration::from_secs(1);
+
+/// How long one may have lain unused to be good for a request that may.
+pub const REUSABLE: Duration = Duration::from_secs(10);
+
+/// How often a request that waits looks whether the gateway has failed others meanwhile.
+pub const LOOK: Duration = Duration::from_millis(250);
+
+/// How often a connection is looked at of which one direction has ended and the other is silent.
+pub const HALF_LOOK: Duration = Duration::from_secs(5);
+
+/// How long what an application still sends is read and dropped behind the last answer. A close with bytes unread would be a
+/// reset, which may overtake the answer.
+pub const LINGER: Duration = Duration::from_secs(5);

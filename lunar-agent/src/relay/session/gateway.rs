@@ -1,0 +1,177 @@
+//! A request that goes to the gateway, and what follows if the gateway fails it.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use http::HeaderValue;
+
+use super::{
+    Left, Session, Then,
+    attempt::Answer,
+    bounds::{FRESH, REUSABLE},
+    request::{Request, State},
+    unwanted,
+    wire::Wire,
+};
+use crate::{
+    kernel::{layout::now, relay::Count},
+    relay::{
+        gateways::Admitted,
+        http::{
+            head::Host,
+            rewrite::{Handover, Scheme, for_gateway},
+        },
+        replay::{AtGateway, Exchange, Mode, Next},
+        setup::Settings,
+        upstream::Stream,
+    },
+};
+
+impl Session {
+    /// Has a request answered by the gateway, or by the provider if the gateway fails it and that may be.
+    pub(super) async fn by_gateway(
+        &mut self,
+        request: &mut Request,
+        settings: &Settings,
+        mut admitted: Admitted,
+    ) -> Then {
+        let mut exchange = Exchange::new(settings.rules, request.head.idempotent());
+        let mut sequence_id = None;
+        loop {
+            let reached = self.at_gateway(request, settings, admitted, sequence_id.as_ref()).await;
+            let outcome = match &reached {
+                None => AtGateway::ConnectFailed,
+                Some((Answer::Head(head), _)) => AtGateway::Answered(head),
+                Some((Answer::NotUnderstood, _)) => AtGateway::NotUnderstood,
+                // A request that broke off may be left without an answer.
+                Some((Answer::Lost { .. }, _)) if request.upload.state() == State::Cut => return Then::Close,
+                Some((Answer::Lost { .. } | Answer::GivenUp, _)) => AtGateway::Lost,
+                Some((Answer::Gone, _)) => return Then::Gone,
+                Some((Answer::Malformed, _)) => {
+                    let Some((_, upstream)) = reached else { return Then::Reset };
+                    return self.joined(request, upstream);
+                }
+            };
+            let step = exchange.gateway(outcome, request.situation());
+            if let Some(outcome) = step.settle {
+                self.relay.gateways.settle(settings, admitted, outcome, now());
+            }
+            match (step.next, reached) {
+                (Next::Pass, Some((Answer::Head(head), upstream))) => {
+                    self.relay.counts.one(Count::Gateway);
+                    let (then, left) = self.pass(request, &head, upstream).await;
+                    if matches!(left, Left::Broken) {
+                        self.relay.counts.one(Count::Closed);
+                        return Then::Reset;
+                    }
+                    self.put_back(settings, admitted, left);
+                    return then;
+                }
+                (Next::Pass, Some((_, upstream))) => {
+                    self.relay.counts.one(Count::Gateway);
+                    return self.joined(request, upstream);
+                }
+                (Next::Pass, None) | (Next::Close, _) => {
+                    self.relay.counts.one(Count::Closed);
+                    return Then::Reset;
+                }
+                (Next::Direct(attempt), reached) => {
+                    self.put_back(settings, admitted, not_passed(request, reached));
+                    self.relay.counts.one(Count::Replayed);
+                    return self.by_provider(request, settings, Some((attempt, admitted))).await;
+                }
+                (Next::Retry { after, sequence_id: id }, reached) => {
+                    self.put_back(settings, admitted, not_passed(request, reached));
+                    self.relay.counts.one(Count::Retried);
+                    if self.pause(after).await.is_err() {
+                        return Then::Gone;
+                    }
+                    sequence_id = Some(id);
+                    match self.relay.gateways.admit(settings, now()) {
+                        Ok(again) => admitted = again,
+                        Err(_) => {
+                            self.relay.counts.one(Count::Replayed);
+                            return self.by_provider(request, settings, None).await;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// One attempt. `None`: no byte of the request has been sent.
+    async fn at_gateway(
+        &mut self,
+        request: &mut Request,
+        settings: &Settings,
+        admitted: Admitted,
+        sequence_id: Option<&HeaderValue>,
+    ) -> Option<(Answer, Wire<Stream>)> {
+        let relay = Arc::clone(&self.relay);
+        let endpoint = settings.setup.endpoints.get(admitted.nth)?;
+        let twice = request.head.idempotent() && settings.rules.mode != Mode::Never;
+        let oldest = if twice { REUSABLE } else { FRESH };
+        let mut pooled = relay.pool.take(&settings.setup, endpoint, oldest);
+        loop {
+            let head = self.handed_over(request, settings, sequence_id)?;
+            let used = pooled.is_some();
+            let stream = match pooled.take() {
+                Some(stream) => stream,
+                None => match Box::pin(relay.pool.connect(&settings.setup, endpoint)).await {
+                    Ok(stream) => stream,
+                    Err(error) => {
+                        tracing::debug!(%error, endpoint = %endpoint.address, "the gateway cannot be reached");
+                        return None;
+                    }
+                },
+            };
+            let mut upstream = Wire::new(stream, BytesMut::new());
+            let given_up = || relay.gateways.opened(settings, admitted, now());
+            let answer = self.ask(request, settings, &mut upstream, head, given_up).await;
+            if let Answer::Lost { untouched: true, .. } = answer {
+                let unsent = request.upload.sent() == 0;
+                // It lay unused, and the gateway closed it just then. That is no failure of the gateway's.
+                if used && request.upload.whole() && (twice || unsent) {
+                    continue;
+                }
+                if unsent {
+                    return None;
+                }
+            }
+            return Some((answer, upstream));
+        }
+    }
+
+    /// The head for the gateway; there is one if the request has a name to go by.
+    fn handed_over(
+        &self,
+        request: &Request,
+        settings: &Settings,
+        sequence_id: Option<&HeaderValue>,
+    ) -> Option<Vec<u8>> {
+        let Host::Name(host) = &request.head.host else { return None };
+        let handover = Handover {
+            host,
+            port: self.original.port(),
+            scheme: Scheme::Http,
+            request_id: request.id,
+            tenant: settings.tenant.as_ref(),
+            sequence_id,
+        };
+        Some(for_gateway(&request.raw, &request.head, &handover))
+    }
+
+    fn put_back(&self, settings: &Settings, admitted: Admitted, left: Left) {
+        if let (Left::Reusable(stream), Some(endpoint)) = (left, settings.setup.endpoints.get(admitted.nth)) {
+            self.relay.pool.put(&settings.setup, endpoint, stream);
+        }
+    }
+}
+
+/// What remains of a connection whose answer is not passed on.
+fn not_passed(request: &Request, reached: Option<(Answer, Wire<Stream>)>) -> Left {
+    match reached {
+        Some((Answer::Head(head), upstream)) => unwanted(request, &head, upstream),
+        _ => Left::Nothing,
+    }
+}

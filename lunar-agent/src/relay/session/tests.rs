@@ -1,0 +1,6 @@
+//! Whole sessions: real sockets on loopback, a gateway and a provider that follow a script, the failsafe's word and the counts in memory.
+
+mod bodies;
+mod failures;
+mod plain;
+mod scene;

@@ -1,0 +1,1 @@
+//! Large bodies, and sides that do not read.

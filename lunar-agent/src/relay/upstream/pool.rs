@@ -1,0 +1,159 @@
+//! Connections to the gateway, used again.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use lunar_common::abi::MARK;
+use tokio::time::{Instant, error::Elapsed, sleep, timeout};
+use tokio_rustls::TlsConnector;
+
+use super::{
+    Stream,
+    tls::{self, TlsError},
+    tune,
+};
+use crate::{
+    gateway::outbound::{self, ConnectError},
+    relay::setup::{Endpoint, Setup},
+};
+
+/// How long a connection may lie unused. Gateways close theirs after some time, and the less often that meets a request the better.
+const MAX_IDLE: Duration = Duration::from_secs(10);
+/// How many may lie unused for an endpoint.
+const MAX_SHELF: usize = 256;
+
+/// Why the gateway cannot be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum ReachError {
+    /// The connect.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// One of them took too long.
+    #[error("it took longer than connect_timeout")]
+    TimedOut(#[from] Elapsed),
+}
+
+/// Connections to the gateway's endpoints that lie unused, and the way to new ones.
+#[derive(Default)]
+pub struct Pool {
+    shelves: Arc<Mutex<Shelves>>,
+    connector: OnceLock<TlsConnector>,
+}
+
+#[derive(Default)]
+struct Shelves {
+    /// Few enough to look through.
+    all: Vec<Shelf>,
+    /// Whether somebody looks after those that lie too long.
+    swept: bool,
+}
+
+struct Shelf {
+    address: SocketAddr,
+    /// Whose certificate was asked for.
+    tls: Option<Box<str>>,
+    /// The longest unused first.
+    idle: Vec<(Instant, Stream)>,
+}
+
+impl Pool {
+    /// A connection that was used before, lies no longer than `oldest`, and that the gateway has not closed.
+    pub fn take(&self, setup: &Setup, endpoint: &Endpoint, oldest: Duration) -> Option<Stream> {
+        let oldest = oldest.min(MAX_IDLE);
+        loop {
+            let (since, stream) = self.lock().shelf(setup, endpoint)?.idle.pop()?;
+            if since.elapsed() >= oldest {
+                // It may do for a request that is less delicate, and those below it are older still.
+                self.keep(setup, endpoint, since, stream);
+                return None;
+            }
+            if stream.is_quiet() {
+                return Some(stream);
+            }
+        }
+    }
+
+    /// Takes back a connection on which the gateway has answered everything.
+    pub fn put(&self, setup: &Setup, endpoint: &Endpoint, stream: Stream) {
+        self.keep(setup, endpoint, Instant::now(), stream);
+    }
+
+    fn keep(&self, setup: &Setup, endpoint: &Endpoint, since: Instant, stream: Stream) {
+        let mut shelves = self.lock();
+        let idle = match shelves.shelf(setup, endpoint) {
+            Some(shelf) => &mut shelf.idle,
+            None => {
+                let (address, tls) = key(setup, endpoint);
+                shelves.all.push(Shelf { address, tls: tls.map(Into::into), idle: Vec::new() });
+                let Some(shelf) = shelves.all.last_mut() else { return };
+                &mut shelf.idle
+            }
+        };
+        if idle.len() >= MAX_SHELF {
+            return;
+        }
+        idle.push((since, stream));
+        if !std::mem::replace(&mut shelves.swept, true) {
+            tokio::spawn(sweep(Arc::clone(&self.shelves)));
+        }
+    }
+
+    /// A new connection from the relay's own network namespace, marked as the relay's.
+    ///
+    /// # Errors
+    /// See [`ReachError`].
+    pub async fn connect(&self, setup: &Setup, endpoint: &Endpoint) -> Result<Stream, ReachError> {
+        let stream = timeout(setup.connect_timeout, outbound::connect(endpoint.address, MARK)).await??;
+        tune(&stream);
+        if !setup.supports_tls {
+            return Ok(Stream::Plain(stream));
+        }
+        let connector = match self.connector.get() {
+            Some(connector) => connector,
+            None => {
+                let native = tls::native()?;
+                self.connector.get_or_init(|| native)
+            }
+        };
+        let handshake = tls::handshake(connector, &endpoint.host, stream);
+        let stream = timeout(setup.connect_timeout, Box::pin(handshake)).await??;
+        Ok(Stream::Tls(Box::new(stream)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shelves> {
+        self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn key<'a>(setup: &Setup, endpoint: &'a Endpoint) -> (SocketAddr, Option<&'a str>) {
+    (endpoint.address, setup.supports_tls.then_some(&*endpoint.host))
+}
+
+impl Shelves {
+    fn shelf(&mut self, setup: &Setup, endpoint: &Endpoint) -> Option<&mut Shelf> {
+        let wanted = key(setup, endpoint);
+        self.all.iter_mut().find(|shelf| (shelf.address, shelf.tls.as_deref()) == wanted)
+    }
+}
+
+/// Closes what lies too long, until nothing lies there.
+async fn sweep(shelves: Arc<Mutex<Shelves>>) {
+    loop {
+        sleep(MAX_IDLE / 4).await;
+        let mut shelves = shelves.lock().unwrap_or_else(PoisonError::into_inner);
+        for shelf in &mut shelves.all {
+            shelf.idle.retain(|(since, _)| since.elapsed() < MAX_IDLE);
+        }
+        shelves.all.retain(|shelf| !shelf.idle.is_empty());
+        if shelves.all.is_empty() {
+            shelves.swept = false;
+            return;
+        }
+    }
+}

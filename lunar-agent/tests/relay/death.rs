@@ -1,0 +1,100 @@
+//! Agents and relays that die, hang, and come back.
+
+use nix::{
+    sys::signal::{Signal, kill as signal},
+    unistd::Pid,
+};
+
+use crate::{
+    scene::{PROVIDER, Scene, kill},
+    world::eventually,
+};
+
+fn send(pid: u32, what: Signal) {
+    signal(Pid::from_raw(pid.try_into().unwrap()), what).unwrap();
+}
+
+#[test]
+fn a_dead_relay_sends_connects_direct_at_once_and_another_takes_its_place() {
+    let scene = Scene::new("relay-dies");
+    let mut agent = scene.agent("");
+    let _target = scene.idle();
+    scene.listening();
+    let first = scene.relay();
+    // Nobody is there to start another.
+    agent.child.signal(Signal::SIGSTOP).unwrap();
+    send(first, Signal::SIGKILL);
+    eventually("it has died", || {
+        std::fs::read_to_string(format!("/proc/{first}/stat")).is_ok_and(|stat| stat.contains(") Z "))
+    });
+    let result = scene.calls(PROVIDER, 3);
+    assert_eq!(result["failed"], 0, "{result}");
+    agent.child.signal(Signal::SIGCONT).unwrap();
+    assert_eq!(scene.world.verdict("no_listener"), 3);
+    eventually("another relay", || {
+        scene.world.status()["relay"]["pid"].as_u64().is_some_and(|p| p != u64::from(first))
+    });
+    scene.listening();
+    scene.expect(PROVIDER, 3, 3);
+}
+
+#[test]
+fn a_relay_that_hangs_is_caught_by_its_lease() {
+    let scene = Scene::new("relay-hangs");
+    let _agent = scene.agent("");
+    let _target = scene.idle();
+    scene.listening();
+    let relay = scene.relay();
+    send(relay, Signal::SIGSTOP);
+    eventually("its lease is over", || {
+        scene.world.status()["relay"]["lease_age_ms"].as_u64().is_some_and(|age| age > 500)
+    });
+    let result = scene.calls(PROVIDER, 3);
+    send(relay, Signal::SIGCONT);
+    assert_eq!(result["failed"], 0, "{result}");
+    assert_eq!(scene.world.verdict("no_listener"), 3);
+    eventually("it works again", || scene.world.status()["relay"]["running"] == true);
+    let before = scene.world.verdict("redirected");
+    let result = scene.calls(PROVIDER, 3);
+    assert_eq!(result["failed"], 0, "{result}");
+    assert!(scene.world.verdict("redirected") > before, "{:#}", scene.world.status());
+}
+
+#[test]
+fn the_relay_outlives_the_agent_and_the_next_agent_finds_it() {
+    let scene = Scene::new("relay-outlives");
+    let mut agent = scene.agent("[failsafe]\nlease = \"5s\"\n");
+    let _target = scene.idle();
+    scene.listening();
+    let relay = scene.relay();
+    kill(&mut agent);
+    // The lease is fresh: nothing has changed for the application.
+    let result = scene.calls(PROVIDER, 3);
+    assert_eq!(result["failed"], 0, "{result}");
+    assert_eq!(scene.world.verdict("redirected"), 3);
+    let status = scene.world.status();
+    assert_eq!(
+        (&status["agent"]["running"], &status["relay"]["running"]),
+        (&false.into(), &true.into()),
+        "{status:#}"
+    );
+    assert_eq!(status["relay"]["gateway"], 3, "{status:#}");
+    let _next = scene.agent("[failsafe]\nlease = \"5s\"\n");
+    scene.listening();
+    assert_eq!(scene.relay(), relay, "the same one serves");
+    scene.expect(PROVIDER, 3, 3);
+}
+
+#[test]
+fn with_the_agent_dead_the_lease_ends_what_the_relay_does() {
+    let scene = Scene::new("relay-alone");
+    let mut agent = scene.agent("[failsafe]\nlease = \"500ms\"\n");
+    let _target = scene.idle();
+    scene.listening();
+    kill(&mut agent);
+    eventually("the lease is over", || {
+        scene.world.status()["agent"]["lease_age_ms"].as_u64().is_some_and(|age| age > 500)
+    });
+    scene.expect(PROVIDER, 3, 0);
+    assert_eq!(scene.world.verdict("lease_stale"), 3);
+}
