@@ -26,6 +26,10 @@ fn plan(scene: &Scene, client: Client) -> Vec<(Ask, &'static str)> {
         add("POST", "/digest".to_owned(), Some(scene.body(64 << 10)), true);
         add("HEAD", "/bytes?n=1000".to_owned(), None, false);
         for status in [204, 304, 404, 500, 503] {
+            // wget waits for the body of a 304, whoever sends it.
+            if (client.name(), status) == ("wget", 304) {
+                continue;
+            }
             add("GET", format!("/status?n={status}"), None, false);
         }
     }

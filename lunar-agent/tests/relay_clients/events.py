@@ -12,5 +12,5 @@ for n in range(count):
     assert f"data: {n}\n".encode() in line, line
     other = http.client.HTTPConnection(host, 80, timeout=20)
     other.request("GET", "/next", headers={"x-trace": f"events-{n}-"})
-    assert other.getresponse().read() == b"1"
+    assert int(other.getresponse().read()) >= 1
 print(answer.status, answer.getheader("content-type"), "ends well")

@@ -158,7 +158,7 @@ fn said(line: &str) -> Said {
 
 fn sorted(headers: impl IntoIterator<Item = (String, String)>) -> Vec<(String, String)> {
     let lower = |(name, value): (String, String)| (name.to_ascii_lowercase(), value.trim().to_owned());
-    let one_hop = |name: &str| matches!(name, "connection" | "keep-alive");
+    let one_hop = |name: &str| matches!(name, "connection" | "keep-alive" | "upgrade" | "http2-settings");
     let mut all: Vec<_> = headers.into_iter().map(lower).filter(|(name, _)| !one_hop(name)).collect();
     all.sort();
     all

@@ -3,27 +3,28 @@
 use crate::{
     relayed::{DIRECT, Plan},
     scene::{ALL, Ask, Saw, Scene},
-    world::eventually,
+    world::{SOON, eventually, within},
 };
 
 /// It may be the provider that takes its time: the application waits as long as it likes, as it would without a gateway.
 #[test]
 fn a_gateway_that_hangs_in_good_health_is_waited_for_as_long_as_the_application_likes() {
     let scene = Scene::new("relay-hangs", &Plan::default());
-    for (nth, (ask, path)) in
-        ALL.into_iter().flat_map(|ask| [(ask, "/hang"), (ask, "/forward/hang")]).enumerate()
-    {
-        let outcome = scene.ask_at(ask, "203.0.113.10", path, 1.5);
+    // An application that has gone can be told from one that has only ended its side when its kernel has forgotten it.
+    scene.stage.container.sysctl("net/ipv4/tcp_fin_timeout", "1").unwrap();
+    let all: Vec<_> = ALL.into_iter().flat_map(|ask| [(ask, "/hang"), (ask, "/forward/hang")]).collect();
+    for (ask, path) in &all {
+        let outcome = scene.ask_at(*ask, "203.0.113.10", path, 1.5);
         assert_eq!(outcome.saw, Saw::Nothing, "{ask:?} {path}");
         assert_eq!(outcome.executed, usize::from(path.starts_with("/forward")), "{ask:?} {path}");
-        // The gateway is told that nobody waits any more, and is not blamed.
-        let expected = nth as u64 + 1;
-        eventually("the gateway's connection is given up", || {
-            scene.gateway.hanging() == (expected, expected)
-        });
+        // Nobody is blamed.
         scene.assert_counted(&outcome, &[]);
         scene.assert_failures(0);
     }
+    // The gateway learns that nobody waits any more, and the relay keeps nothing of it.
+    let all = all.len() as u64;
+    within(6 * SOON, "the gateway's connections are given up", || scene.gateway.hanging() == (all, all));
+    eventually("the applications' connections are given up", || scene.stage.relay()["connections"] == 0);
 }
 
 #[test]

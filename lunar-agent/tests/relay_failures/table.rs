@@ -100,7 +100,7 @@ fn garbage(expected: Expected) -> Expected {
 
 /// The gateway dies.
 fn deaths() -> Vec<Row> {
-    let cut = || passed(200, None, 0).saw(Saw::Cut(200));
+    let cut = || passed(200, None, 0).saw(Saw::Cut(200)).counted(&["gateway", "closed"]);
     vec![
         ("/close", [direct(1, 1), closed(0), closed(0)]),
         ("/reset", [direct(1, 1), closed(0), closed(0)]),

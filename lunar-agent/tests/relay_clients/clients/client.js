@@ -40,7 +40,7 @@ function byHttp(ask) {
 
 async function byFetch(ask) {
   const headers = { "x-trace": ask.trace };
-  let body = ask.file && fs.readFileSync(ask.file);
+  let body = ask.file ? fs.readFileSync(ask.file) : undefined;
   if (body && ask.chunked) body = new Blob([body]).stream();
   const response = await fetch(ask.url, { method: ask.method, headers, body, duplex: "half" });
   say(response.status, [...response.headers], Buffer.from(await response.arrayBuffer()));

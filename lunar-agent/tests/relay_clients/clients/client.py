@@ -47,14 +47,16 @@ def curl(ask):
 
 
 def wget(ask):
-    args = ["wget", "-q", "--tries=1", "--timeout=60", "--content-on-error", "--save-headers", "-O", "-"]
-    args += [f"--header=x-trace: {ask['trace']}", f"--method={ask['method']}"]
-    if ask.get("file"):
-        args.append(f"--body-file={ask['file']}")
-    answer = subprocess.run(args + [ask["url"]], stdout=subprocess.PIPE).stdout
-    heads, _, body = answer.partition(b"\r\n\r\n")
-    status, headers = head(heads)
-    say(status, headers, body)
+    with tempfile.NamedTemporaryFile() as body:
+        args = ["wget", "-nv", "-S", "--tries=1", "--timeout=60", "--content-on-error", "-O", body.name]
+        args += [f"--header=x-trace: {ask['trace']}", f"--method={ask['method']}"]
+        if ask.get("file"):
+            args.append(f"--body-file={ask['file']}")
+        said = subprocess.run(args + [ask["url"]], stderr=subprocess.PIPE).stderr
+        # The head stands there indented.
+        lines = [line[2:] for line in said.split(b"\n") if line.startswith(b"  ")]
+        status, headers = head(b"\r\n".join(lines))
+        say(status, headers, body)
 
 
 def file_of(ask):
