@@ -445,6 +445,16 @@ async fn a_download_that_nobody_reads_is_bounded_and_holds_up_nobody() {
 }
 
 #[tokio::test]
+async fn a_connection_is_idle_only_while_it_has_no_stream() {
+    let limit = std::time::Duration::from_millis(20);
+    let streams = tokio::sync::watch::Sender::new(1);
+    let mut idle = std::pin::pin!(super::super::idle(&streams, limit));
+    assert!(timeout(limit * 5, &mut idle).await.is_err());
+    streams.send_replace(0);
+    timeout(LONG, idle).await.expect("it has none now");
+}
+
+#[tokio::test]
 async fn connect_is_the_providers_to_answer_and_its_tunnel_goes_through() {
     let provider = Server::start(256, |mut request| {
         if request.uri().port_u16() == Some(1) {
