@@ -82,7 +82,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Measure: `bench connect`, `bench dns`, `bench rest` or `bench load`; `bench --help` tells more
+    /// Measure: `bench connect`, `bench dns`, `bench relay`, `bench rest` or `bench load`; `bench --help` tells more
     #[command(disable_help_flag = true)]
     Bench {
         /// Passed on to `lunar-lab bench`

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, chdir, getpid, getppid};
@@ -30,6 +30,7 @@ pub struct Spawn {
     command: Command,
     netns: Option<OwnedFd>,
     cgroup: Option<Cgroup>,
+    cpus: Option<CpuSet>,
     trouble: Option<std::io::Error>,
 }
 
@@ -38,7 +39,7 @@ impl Spawn {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let mut command = Command::new(program);
         command.stdin(Stdio::null());
-        Self { command, netns: None, cgroup: None, trouble: None }
+        Self { command, netns: None, cgroup: None, cpus: None, trouble: None }
     }
 
     /// Adds arguments.
@@ -79,6 +80,17 @@ impl Spawn {
         self
     }
 
+    /// Lets it run, and what it starts, on these CPUs alone.
+    ///
+    /// # Errors
+    /// When there can be no such CPU.
+    pub fn cpus(mut self, cpus: impl IntoIterator<Item = usize>) -> Result<Self> {
+        let mut set = CpuSet::new();
+        cpus.into_iter().try_for_each(|cpu| set.set(cpu)).context("no such CPU")?;
+        self.cpus = Some(set);
+        Ok(self)
+    }
+
     /// Gives it a standard input to write to ([`Child::send_line`]); otherwise it reads end of file.
     #[must_use]
     pub fn with_stdin(mut self) -> Self {
@@ -87,7 +99,7 @@ impl Spawn {
     }
 
     pub(crate) fn start(self, root: &Cgroup, mounts: &File) -> Result<Child> {
-        let Self { mut command, netns, cgroup, trouble } = self;
+        let Self { mut command, netns, cgroup, cpus, trouble } = self;
         let title = format!("{command:?}");
         if let Some(reason) = trouble {
             return Err(reason).with_context(|| format!("cannot hold the network namespace for {title}"));
@@ -104,6 +116,9 @@ impl Spawn {
         let parent = getpid();
         let enter = move || -> std::io::Result<()> {
             die_with(parent)?;
+            if let Some(cpus) = &cpus {
+                sched_setaffinity(Pid::from_raw(0), cpus)?;
+            }
             // "0" is the process that writes.
             procs.write_all(b"0")?;
             setns(&mounts, CloneFlags::CLONE_NEWNS)?;
@@ -114,7 +129,7 @@ impl Spawn {
             }
             Ok(())
         };
-        // SAFETY: between fork and exec this makes only system calls (prctl, getppid, write, setns, chdir) on
+        // SAFETY: between fork and exec this makes only system calls (prctl, getppid, sched_setaffinity, write, setns, chdir) on
         // descriptors and memory that the closure owns; it neither allocates nor takes a lock.
         unsafe {
             command.pre_exec({

@@ -112,10 +112,16 @@ impl Flow {
             }
             if self.blocked() {
                 let body = from.input.get(..self.ready).unwrap_or_default();
-                let parts = [IoSlice::new(&self.first), IoSlice::new(body)];
-                let parts = if self.first.is_empty() { &parts[1..] } else { &parts[..] };
-                let taken =
-                    ready!(Pin::new(&mut *to).poll_write_vectored(cx, parts)).map_err(|_| Failed::Sink)?;
+                let to = Pin::new(&mut *to);
+                // Most messages are in one part, which costs the kernel less to take than a list of one.
+                let taken = ready!(match (self.first.is_empty(), body.is_empty()) {
+                    (true, _) => to.poll_write(cx, body),
+                    (false, true) => to.poll_write(cx, &self.first),
+                    (false, false) => {
+                        to.poll_write_vectored(cx, &[IoSlice::new(&self.first), IoSlice::new(body)])
+                    }
+                });
+                let taken = taken.map_err(|_| Failed::Sink)?;
                 if taken == 0 {
                     return Poll::Ready(Err(Failed::Sink));
                 }

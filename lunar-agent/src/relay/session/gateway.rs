@@ -111,7 +111,7 @@ impl Session {
         let endpoint = settings.setup.endpoints.get(admitted.nth)?;
         let twice = request.head.idempotent() && settings.rules.mode != Mode::Never;
         let oldest = if twice { REUSABLE } else { FRESH };
-        let mut pooled = relay.pool.take(&settings.setup, endpoint, oldest);
+        let mut pooled = relay.pool.take(&settings.setup, endpoint, oldest, !twice);
         loop {
             let head = self.handed_over(request, settings, sequence_id)?;
             let used = pooled.is_some();

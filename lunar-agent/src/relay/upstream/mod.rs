@@ -12,7 +12,7 @@ use std::{
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::client::TlsStream;
@@ -45,10 +45,20 @@ impl Stream {
 
     /// Whether the other side has neither closed it nor sent anything, at this moment.
     pub fn is_quiet(&self) -> bool {
+        self.peek().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// The same, as far as the runtime has heard, which hears of all connections together. That is a system call less, and misses
+    /// what came since the runtime last listened.
+    pub fn was_quiet(&self) -> bool {
+        let heard = self.tcp().try_io(Interest::READABLE, || self.peek());
+        heard.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    fn peek(&self) -> io::Result<usize> {
         let mut byte = [std::mem::MaybeUninit::uninit()];
         // The socket does not block.
-        let peeked = SockRef::from(self.tcp()).peek(&mut byte);
-        peeked.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
+        SockRef::from(self.tcp()).peek(&mut byte)
     }
 }
 

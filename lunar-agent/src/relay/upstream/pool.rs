@@ -22,8 +22,9 @@ use crate::{
 
 /// How long a connection may lie unused. Gateways close theirs after some time, and the less often that meets a request the better.
 const MAX_IDLE: Duration = Duration::from_secs(10);
-/// How many may lie unused for an endpoint.
-const MAX_SHELF: usize = 256;
+/// How many may lie unused for an endpoint. Under load all but a few are under way at one moment and back at the next; those beyond
+/// this would be closed and opened again each time.
+const MAX_SHELF: usize = 1024;
 
 /// Why the gateway cannot be reached.
 #[derive(Debug, thiserror::Error)]
@@ -63,8 +64,9 @@ struct Shelf {
 }
 
 impl Pool {
-    /// A connection that was used before, lies no longer than `oldest`, and that the gateway has not closed.
-    pub fn take(&self, setup: &Setup, endpoint: &Endpoint, oldest: Duration) -> Option<Stream> {
+    /// A connection that was used before, lies no longer than `oldest`, and that the gateway has not closed; `sure`: not even in
+    /// this very moment.
+    pub fn take(&self, setup: &Setup, endpoint: &Endpoint, oldest: Duration, sure: bool) -> Option<Stream> {
         let oldest = oldest.min(MAX_IDLE);
         loop {
             let (since, stream) = self.lock().shelf(setup, endpoint)?.idle.pop()?;
@@ -73,7 +75,8 @@ impl Pool {
                 self.keep(setup, endpoint, since, stream);
                 return None;
             }
-            if stream.is_quiet() {
+            let quiet = if sure { stream.is_quiet() } else { stream.was_quiet() };
+            if quiet {
                 return Some(stream);
             }
         }
@@ -124,6 +127,12 @@ impl Pool {
         let handshake = tls::handshake(connector, &endpoint.host, stream);
         let stream = timeout(setup.connect_timeout, Box::pin(handshake)).await??;
         Ok(Stream::Tls(Box::new(stream)))
+    }
+
+    /// Trusts `roots`, whatever the host trusts.
+    #[cfg(test)]
+    pub(crate) fn trust(&self, roots: tokio_rustls::rustls::RootCertStore) {
+        assert!(self.connector.set(tls::connector(roots).expect("a sound configuration")).is_ok());
     }
 
     fn lock(&self) -> MutexGuard<'_, Shelves> {

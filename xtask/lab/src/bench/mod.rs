@@ -1,5 +1,5 @@
-//! What the interceptor costs: `cargo xtask bench connect`, `bench dns`, `bench rest` and `bench load`. What is measured, and how, is
-//! in docs/benchmarks.md.
+//! What the interceptor costs: `cargo xtask bench connect`, `bench dns`, `bench relay`, `bench rest` and
+//! `bench load`. What is measured, and how, is in docs/benchmarks.md.
 
 mod connect;
 mod dns;
@@ -11,6 +11,7 @@ mod load;
 pub(crate) mod machine;
 mod policies;
 mod programs;
+mod relay;
 mod report;
 mod rest;
 pub(crate) mod statistics;
@@ -45,6 +46,11 @@ enum What {
         after_help = "Examples:\n  cargo xtask bench dns\n  cargo xtask bench dns --quick --json out.json"
     )]
     Dns(dns::Dns),
+    /// Measure what the relay costs a request, against HAProxy, nginx and no hop: CPU time, latency, memory
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench relay\n  cargo xtask bench relay --quick no-hop haproxy relay"
+    )]
+    Relay(relay::Relay),
     /// Measure the agent at rest for a minute: memory, CPU, wake-ups
     #[command(after_help = "Examples:\n  cargo xtask bench rest\n  cargo xtask bench rest --json out.json")]
     Rest(rest::Rest),
@@ -65,6 +71,12 @@ enum What {
     /// Take and give bytes and packets as fast as it can
     #[command(hide = true)]
     Far(dns::Far),
+    /// Give every request the same answer
+    #[command(hide = true)]
+    Gateway(relay::Gateway),
+    /// Take tasks from standard input, one JSON object per line: send requests, answer one line each
+    #[command(hide = true)]
+    Client,
 }
 
 impl Bench {
@@ -76,12 +88,15 @@ impl Bench {
         match &self.what {
             What::Connect(connect) => connect.run(),
             What::Dns(dns) => dns.run(),
+            What::Relay(relay) => relay.run(),
             What::Rest(rest) => rest.run(),
             What::Load(load) => load.run(),
             What::Worker => worker::serve(),
             What::Listen(listen) => listen.run(),
             What::Traffic => dns::traffic::serve(),
             What::Far(far) => far.run(),
+            What::Gateway(gateway) => gateway.run(),
+            What::Client => relay::client::serve(),
         }
     }
 }

@@ -101,12 +101,13 @@ pub(super) fn moment(pid: u32) -> Result<Moment> {
     Ok(sum)
 }
 
-fn read(pid: u32, file: &str) -> Result<String> {
+pub(super) fn read(pid: u32, file: &str) -> Result<String> {
     let path = format!("/proc/{pid}/{file}");
     fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
 }
 
-fn field_of(status: &str, name: &str) -> Result<u64> {
+/// A number of `/proc/PID/status` or a file like it.
+pub(super) fn field_of(status: &str, name: &str) -> Result<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     number(line.and_then(|line| line.split_whitespace().next())).with_context(|| name.to_owned())
 }
