@@ -18,6 +18,7 @@ use tokio::{
 use tokio_rustls::client::TlsStream;
 
 pub use pool::{Pool, ReachError};
+pub use tls::{Speaks, TlsError};
 
 /// When the kernel asks a silent peer whether it is still there. An application that has closed its whole connection looks like
 /// one that waits for the answer with its own side closed; only the first answers this with a reset.
