@@ -32,7 +32,7 @@ use tokio::{
 
 use self::{
     attempt::{Answer, Attempt},
-    bounds::LINGER,
+    bounds::{LINGER, PATIENCE, Patience},
     flow::Flow,
     opening::Opening,
     pass::{Pass, Passed},
@@ -57,10 +57,7 @@ pub use wire::Wire;
 
 /// Serves a connection that the kernel redirected, and that its application meant for `original`.
 pub async fn serve(stream: TcpStream, original: SocketAddr, place: Arc<Place>, relay: Arc<Relay>) {
-    tune(&stream);
-    let _open = relay.counts.connection();
-    let client = Wire::new(stream, BytesMut::new());
-    Session { client, original, place, relay: Arc::clone(&relay), provider: None }.run().await;
+    Session::new(stream, original, place, relay).run().await;
 }
 
 /// A connection being served.
@@ -71,6 +68,7 @@ struct Session {
     relay: Arc<Relay>,
     /// A connection to the provider that can be used again.
     provider: Option<Kept>,
+    patience: Patience,
 }
 
 /// What follows on a request.
@@ -112,7 +110,15 @@ enum Left {
 }
 
 impl Session {
+    fn new(stream: TcpStream, original: SocketAddr, place: Arc<Place>, relay: Arc<Relay>) -> Self {
+        tune(&stream);
+        let client = Wire::new(stream, BytesMut::new());
+        Self { client, original, place, relay, provider: None, patience: PATIENCE }
+    }
+
     async fn run(mut self) {
+        let relay = Arc::clone(&self.relay);
+        let _open = relay.counts.connection();
         let mut new = true;
         let then = loop {
             let then = match self.opening(new).await {
