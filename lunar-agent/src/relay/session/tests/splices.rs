@@ -173,18 +173,63 @@ async fn an_open_failsafe_a_bypass_and_a_stale_lease_send_requests_direct() {
     }
 }
 
+/// Its end could be found in two places, and in one of them the gateway would find a request there.
 #[tokio::test]
-async fn a_body_that_turns_out_to_be_none_takes_what_follows_where_it_went() {
+async fn a_body_that_is_none_goes_to_the_provider_with_what_follows() {
+    let scene = Scene::new(Server::answering("gateway").await, echo().await).await;
+    let said = "POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n3\nabc\r\n0\r\n\r\nGET / HTTP/1.1\r\n";
+    assert_eq!(scene.once(said).await, format!("{said} {}", said.len()));
+    scene.settle().await;
+    assert!(scene.gateway.asked().is_empty());
+    assert_eq!((scene.count(Count::Direct), scene.count(Count::Gateway)), (1, 0));
+}
+
+#[tokio::test]
+async fn a_body_that_turns_out_to_be_none_is_broken_off_and_replayed_if_that_may_be() {
+    for (method, replayed) in [("PUT", true), ("POST", false)] {
+        let gateway = Server::start(|mut talk| async move {
+            talk.head().await.expect("a head");
+            while !talk.rest().ends_with(b"abc\r\n") && talk.more().await {}
+            talk.say("HTTP/1.1 103 Early Hints\r\n\r\n").await;
+            while talk.more().await {}
+            assert_eq!(talk.rest(), b"3\r\nabc\r\n1", "what may be a body, and no more");
+        });
+        let scene = Scene::new(gateway.await, echo().await).await;
+        let head = format!("{method} / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let (sound, malformed) = ("3\r\nabc\r\n", "1\nx\r\n0\r\n\r\nGET / HTTP/1.1\r\n");
+        let mut client = scene.connect().await;
+        client.say(&format!("{head}{sound}")).await;
+        client.hear("HTTP/1.1 103 Early Hints\r\n\r\n").await;
+        client.say(malformed).await;
+        if replayed {
+            let all = format!("{head}{sound}{malformed}");
+            assert_eq!(client.finish().await.expect("in order"), format!("{all} {}", all.len()));
+        } else {
+            assert_eq!(client.rest().await.expect_err("a reset").kind(), ErrorKind::ConnectionReset);
+        }
+        scene.settle().await;
+        let counted = (scene.count(Count::Replayed), scene.count(Count::Closed));
+        assert_eq!(counted, if replayed { (1, 0) } else { (0, 1) }, "{method}");
+        assert_eq!(scene.failures(), Some(0), "{method}");
+    }
+}
+
+/// Nothing more goes to the gateway, which would read it as a request.
+#[tokio::test]
+async fn what_is_said_behind_an_answer_that_is_none_is_not_passed_on() {
     let gateway = Server::start(|mut talk| async move {
-        talk.head().await.expect("a head");
-        while !talk.rest().ends_with(b"end") && talk.more().await {}
-        let rest = String::from_utf8(talk.rest().to_vec()).expect("text");
-        talk.say(&rest).await;
+        talk.request().await;
+        talk.say("no answer\r\n\r\n").await;
+        while talk.more().await {}
+        assert_eq!(talk.rest(), b"", "nothing follows");
     });
     let scene = Scene::new(gateway.await, Server::refusing().await).await;
-    let head = "POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let body = "3\r\nabc\r\nnot a size\r\nend";
-    assert_eq!(scene.once(&format!("{head}{body}")).await, body);
+    let mut client = scene.connect().await;
+    client.say("POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 1\r\n\r\nx").await;
+    client.hear("no answer\r\n\r\n").await;
+    client.say("GET / HTTP/1.1\r\nHost: a.example\r\nx-lunar-host: b.example\r\n\r\n").await;
+    reset_on_drop(&client.stream);
+    drop(client);
     scene.settle().await;
 }
 
