@@ -49,7 +49,7 @@ use super::{
     place::Place,
     route::{Gateway, Route, route},
     setup::Settings,
-    upstream::{Stream, reset_on_drop, tune},
+    upstream::{Stream, reset_on_drop},
 };
 use crate::kernel::{layout::now, relay::Count};
 
@@ -57,7 +57,6 @@ pub use wire::Wire;
 
 /// Serves a connection that the kernel redirected, and that its application meant for `original`.
 pub async fn serve(stream: TcpStream, original: SocketAddr, place: Arc<Place>, relay: Arc<Relay>) {
-    tune(&stream);
     let _open = relay.counts.connection();
     let client = Wire::new(stream, BytesMut::new());
     Session { client, original, place, relay: Arc::clone(&relay), provider: None }.run().await;
@@ -242,6 +241,10 @@ impl Session {
 
     /// Ends the connection in order.
     async fn close(mut self) {
+        if self.client.ended {
+            // Nothing lies unread that would make a reset of it.
+            return;
+        }
         let ended = async {
             self.client.stream.shutdown().await?;
             while !self.client.ended {
