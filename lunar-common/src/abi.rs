@@ -42,7 +42,7 @@ pub const MAX_RELAYED: u32 = 1_024;
 /// Places of the relay's listening sockets for each of them: IPv4 and IPv6.
 pub const LISTENERS_PER_RELAYED: u32 = 2;
 /// Relay processes that live at one time: one that serves, others that finish what they have begun.
-pub const MAX_RELAYS: u32 = 8;
+pub const MAX_RELAYS: u32 = 32;
 /// A relay whose last heartbeat is older hangs: its connects go direct.
 pub const RELAY_LEASE: SpanNs = SpanNs(500_000_000);
 /// In the place of an endpoint: the connection leads to the relay, whose own results are the gateway's.

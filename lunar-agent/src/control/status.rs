@@ -367,7 +367,7 @@ fn relay(state: &State, settings: &Settings, known: RelayKnowledge, now: KtimeNs
         running: serving.is_some() && age < RELAY_LEASE,
         pid: serving.map(|life| life.pid),
         version: known.version,
-        lease_age_ms: (heartbeat != KtimeNs(0)).then(|| age.0 / 1_000_000),
+        lease_age_ms: (heartbeat != KtimeNs(0)).then_some(age.0 / 1_000_000),
         namespaces: known.namespaces,
         connections: lives.iter().map(|life| life.connections).sum(),
         requests: lives.iter().map(|life| life.requests).sum(),

@@ -92,9 +92,9 @@ impl Gateways {
         self.0.relay_rest();
     }
 
-    /// The word of a slot.
+    /// The words and the control block.
     #[cfg(test)]
-    pub(crate) fn word(&self, slot: u32) -> failsafe::Word {
-        self.0.word(slot).load()
+    pub(crate) fn breaker(&self) -> &Breaker {
+        &self.0
     }
 }

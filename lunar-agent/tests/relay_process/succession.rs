@@ -1,5 +1,6 @@
 //! One relay in the place of another.
 
+use lunar_common::abi::MAX_RELAYS;
 use std::{
     fs::File,
     io::Write,
@@ -137,24 +138,24 @@ fn of_two_that_start_at_the_same_moment_one_gives_way() {
 }
 
 #[test]
-fn nine_relays_are_too_many() {
-    let s = Scene::new("nine");
+fn more_relays_than_there_are_places_for_are_too_many() {
+    let s = Scene::new("crowd");
     let mut relays = vec![s.serving(&setup())];
     let mut held = vec![s.kernel().call(0)];
-    for _ in 1..8 {
+    for _ in 1..MAX_RELAYS {
         relays.push(s.relay());
         held.push(s.kernel().call(0));
     }
-    let mut ninth = s.unready();
-    assert_eq!(ninth.wait(SOON).unwrap().code(), Some(1));
-    assert!(ninth.output().contains("8 relays live"), "{}", ninth.output());
+    let mut last = s.unready();
+    assert_eq!(last.wait(SOON).unwrap().code(), Some(1));
+    assert!(last.output().contains(&format!("{MAX_RELAYS} relays live")), "{}", last.output());
     for call in &mut held {
         call.echo(b"as before");
     }
     drop(held.remove(0));
     assert!(relays[0].wait(SOON).unwrap().success());
     relays.push(s.relay());
-    s.kernel().call(1).echo(b"by the ninth");
+    s.kernel().call(1).echo(b"by the last");
 }
 
 #[test]

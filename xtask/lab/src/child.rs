@@ -14,6 +14,9 @@ use nix::unistd::Pid;
 /// How long to wait for the last output of a process that has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// How long nothing must have come for it to be the last.
+const SILENCE: Duration = Duration::from_millis(100);
+
 /// A running process. Dropping it kills and reaps it; when the thread is panicking (a failed test) its output is
 /// shown.
 #[derive(Debug)]
@@ -279,9 +282,21 @@ impl Child {
             .collect()
     }
 
-    /// After the end: lets the readers catch up. A grandchild may hold the pipes open for longer.
+    /// After the end: lets the readers catch up. A grandchild, as an agent's relay is, may hold the pipes open for longer; then it is
+    /// over when nothing has come for a while.
     fn hear_out(&self) {
-        let _ = self.output.wait::<()>(LAST_WORDS, |_| None);
+        let until = Instant::now() + LAST_WORDS;
+        let mut heard = None;
+        while Instant::now() < until {
+            let said = self.output.lock();
+            let now = Some(said.lines.len());
+            if said.open_streams == 0 || heard == now {
+                return;
+            }
+            drop(said);
+            heard = now;
+            let _ = self.output.wait::<()>(SILENCE, |_| None);
+        }
     }
 }
 

@@ -7,8 +7,11 @@ use std::{
 };
 
 use http::{Request, Response, request::Parts, response};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
+    io::copy_bidirectional,
     sync::watch,
     time::{sleep, timeout},
 };
@@ -41,6 +44,12 @@ use crate::{
 const PROVIDER_CONNECT: Duration = Duration::from_secs(120);
 /// How long its greeting is waited for.
 const PROVIDER_GREETING: Duration = Duration::from_secs(1);
+/// How the end of a provider is noticed that says nothing any more. An application's own pings are answered here, so they no longer
+/// notice it; and a provider may count pings that its client did not mean, so it is TCP that asks.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(30))
+    .with_interval(Duration::from_secs(10))
+    .with_retries(3);
 /// How often a request that waits looks at the failsafe.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -97,12 +106,20 @@ impl Session {
             (Route::Gateway, Ok(admitted), Ok(Host::Name(name))) => {
                 self.by_gateway(asked, &name, admitted).await
             }
-            (Route::Gateway | Route::Direct(_) | Route::Splice(_), ..) => {
-                self.relay.counts.one(Count::Direct);
-                let answer = self.at_provider(&asked).await;
-                self.provider_said(asked, answer)
-            }
+            (Route::Gateway | Route::Direct(_) | Route::Splice(_), ..) => self.direct(asked).await,
         }
+    }
+
+    async fn direct(&self, mut asked: Asked) -> Result<Response<Download>, Reset> {
+        self.relay.counts.one(Count::Direct);
+        let application = asked.head.extensions.remove::<OnUpgrade>();
+        let mut answer = self.at_provider(&asked).await;
+        let provider = answer.as_mut().ok().and_then(|answer| answer.head.extensions.remove::<OnUpgrade>());
+        if let (Some(application), Some(provider)) = (application, provider) {
+            let under_way = UnderWay::new(&self.relay, &self.streams);
+            tokio::spawn(tunnel(application, provider, under_way));
+        }
+        self.provider_said(asked, answer)
     }
 
     async fn by_gateway(
@@ -130,6 +147,9 @@ impl Session {
                 },
             );
             let answer = self.at_gateway(&asked, &head, admitted).await;
+            if matches!(answer, Err(Failure::TooLarge)) {
+                return self.direct(asked).await;
+            }
             if asked.body.broken() {
                 // The application's own doing, which shows nothing.
                 return Err(Reset::with(h2::Reason::CANCEL));
@@ -241,8 +261,18 @@ impl Session {
     }
 }
 
+/// Copies both ways what follows an answer to CONNECT, which ends with either side.
+async fn tunnel(application: OnUpgrade, provider: OnUpgrade, under_way: UnderWay) {
+    if let (Ok(application), Ok(provider)) = tokio::join!(application, provider) {
+        // Each side learns of the other's end by its own.
+        let _ = copy_bidirectional(&mut TokioIo::new(application), &mut TokioIo::new(provider)).await;
+    }
+    drop(under_way);
+}
+
 async fn to_provider(place: &Place, original: SocketAddr) -> Result<Open, ConnectError> {
     let stream = place.connect(original, PROVIDER_CONNECT).await?;
+    SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
     open(stream, Greets::Perhaps(PROVIDER_GREETING)).await
 }
 
@@ -274,7 +304,9 @@ impl Answer {
 fn outcome<'a>(said: &'a Result<ResponseHead, &Failure>) -> AtGateway<'a> {
     match said {
         Ok(head) => AtGateway::Answered(head),
-        Err(Failure::Connect(_) | Failure::Unprocessed(_)) => AtGateway::ConnectFailed,
+        Err(Failure::Connect(_) | Failure::TooLarge | Failure::Unprocessed(_) | Failure::Rejected) => {
+            AtGateway::ConnectFailed
+        }
         Err(Failure::Reset(_) | Failure::Ended) => AtGateway::Lost,
     }
 }

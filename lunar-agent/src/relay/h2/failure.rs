@@ -38,9 +38,16 @@ pub enum Failure {
     /// There is no connection: nothing was sent.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// Surely not executed: it was not sent, or refused, or the connection's end says so (RFC 9113 section 8.7).
+    /// Its head is larger than the other side takes: nothing was sent.
+    #[error("the head is larger than is taken there")]
+    TooLarge,
+    /// Surely not executed, and worth another try: it was not sent, or refused for now, or the connection was ending (RFC 9113 section
+    /// 8.7).
     #[error("not processed: {0}")]
     Unprocessed(Reason),
+    /// Surely not executed: the connection ended with an error before it was looked at, perhaps because of it.
+    #[error("the connection ended with an error, and the request was not processed")]
+    Rejected,
     /// The other side reset the stream. It may have been executed.
     #[error("reset: {0}")]
     Reset(Reason),
@@ -53,23 +60,25 @@ impl Failure {
     /// What hyper says; `unsent`: it gave the request back.
     pub fn of(error: &hyper::Error, unsent: bool) -> Self {
         let reason = reason(error);
-        let unprocessed = h2_error(error).is_some_and(|h2| {
+        let Some(h2) = h2_error(error).filter(|_| !unsent) else {
+            return if unsent { Self::Unprocessed(reason) } else { Self::Ended };
+        };
+        match h2.reason() {
             // Streams that the other side may have looked at end with their connection, not by its GOAWAY.
-            h2.is_remote() && (h2.is_go_away() || h2.reason() == Some(Reason::REFUSED_STREAM))
-        });
-        if unsent || unprocessed {
-            Self::Unprocessed(reason)
-        } else if is_reset(error) {
-            Self::Reset(reason)
-        } else {
-            Self::Ended
+            Some(Reason::NO_ERROR) if h2.is_go_away() && h2.is_remote() => Self::Unprocessed(reason),
+            Some(_) if h2.is_go_away() && h2.is_remote() => Self::Rejected,
+            Some(Reason::REFUSED_STREAM) if h2.is_remote() => Self::Unprocessed(reason),
+            Some(_) if h2.is_reset() => Self::Reset(reason),
+            _ => Self::Ended,
         }
     }
 
     /// What the application's stream is reset with.
     pub fn reset(&self) -> Reset {
         match self {
-            Self::Connect(_) | Self::Ended => Reset::with(Reason::INTERNAL_ERROR),
+            Self::Connect(_) | Self::TooLarge | Self::Rejected | Self::Ended => {
+                Reset::with(Reason::INTERNAL_ERROR)
+            }
             Self::Unprocessed(reason) | Self::Reset(reason) => Reset::with(*reason),
         }
     }

@@ -20,15 +20,22 @@ const SETTINGS: u8 = 4;
 const SETTING: usize = 6;
 const ACK: u8 = 1;
 const MAX_CONCURRENT_STREAMS: [u8; 2] = [0, 3];
+const MAX_HEADER_LIST_SIZE: [u8; 2] = [0, 6];
+
+/// What a server says that it takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Terms {
+    /// The most streams at a time.
+    pub streams: Option<u32>,
+    /// The largest head, as RFC 9113 section 6.5.2 counts.
+    pub head: Option<u32>,
+}
 
 /// What a connection's first bytes are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Greeting {
     /// The server's preface: HTTP/2 is spoken (RFC 9113 section 3.4).
-    Http2 {
-        /// The most streams it takes at a time, if it says so.
-        streams: Option<u32>,
-    },
+    Http2(Terms),
     /// Anything else.
     Other,
 }
@@ -48,14 +55,18 @@ pub fn read(bytes: &[u8]) -> Option<Greeting> {
     {
         return Some(Greeting::Other);
     }
-    let mut streams = None;
+    let mut terms = Terms::default();
     for setting in payload.get(..length)?.chunks_exact(SETTING) {
+        let Some((name, value)) = setting.split_first_chunk() else { continue };
+        let value = value.try_into().map(u32::from_be_bytes).ok();
         // Of several, the last one counts (section 6.5.3).
-        if let Some((&MAX_CONCURRENT_STREAMS, value)) = setting.split_first_chunk() {
-            streams = value.try_into().map(u32::from_be_bytes).ok().or(streams);
+        match *name {
+            MAX_CONCURRENT_STREAMS => terms.streams = value,
+            MAX_HEADER_LIST_SIZE => terms.head = value,
+            _ => {}
         }
     }
-    Some(Greeting::Http2 { streams })
+    Some(Greeting::Http2(terms))
 }
 
 /// A connection whose greeting is told as it passes.
@@ -132,14 +143,16 @@ mod tests {
     use proptest::prelude::*;
 
     const PLAIN: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
-    const WITH: &[u8] = b"\0\0\x12\x04\0\0\0\0\0\0\x04\0\0\xff\xff\0\x03\0\0\0\x64\0\x05\0\0\x40\0";
+    const WITH: &[u8] =
+        b"\0\0\x18\x04\0\0\0\0\0\0\x04\0\0\xff\xff\0\x03\0\0\0\x64\0\x06\0\0\x20\0\0\x05\0\0\x40\0";
+    const TERMS: Terms = Terms { streams: Some(100), head: Some(8192) };
 
     #[test]
-    fn a_settings_frame_is_the_greeting_and_names_the_limit() {
-        assert_eq!(read(PLAIN), Some(Greeting::Http2 { streams: None }));
-        assert_eq!(read(WITH), Some(Greeting::Http2 { streams: Some(100) }));
+    fn a_settings_frame_is_the_greeting_and_names_the_limits() {
+        assert_eq!(read(PLAIN), Some(Greeting::Http2(Terms::default())));
+        assert_eq!(read(WITH), Some(Greeting::Http2(TERMS)));
         let behind = [WITH, b"\0\0\0\x04\x01\0\0\0\0"].concat();
-        assert_eq!(read(&behind), Some(Greeting::Http2 { streams: Some(100) }));
+        assert_eq!(read(&behind), Some(Greeting::Http2(TERMS)));
     }
 
     #[test]

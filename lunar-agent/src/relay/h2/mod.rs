@@ -2,7 +2,7 @@
 //!
 //! hyper reads it, so other than with HTTP/1 nothing can be spliced any more: a request that would be goes to the provider as a
 //! request, on a connection of this application's own. Each stream is decided by itself, and one that can neither be answered nor
-//! replayed is reset; the others go on.
+//! replayed is reset; the others go on. CONNECT goes to the provider, and so does its tunnel; the extended one of RFC 8441 is not offered.
 //!
 //! What does not pass as it came: interim answers (1xx) are dropped, the order of headers of different names is hyper's, and
 //! frames are cut anew. An application whose first bytes are no HTTP/2 behind the preface gets hyper's GOAWAY. A head beyond
@@ -37,6 +37,8 @@ const STREAMS: u32 = 256;
 const STREAM_WINDOW: u32 = 1 << 20;
 /// The same for what an application sends: it is on this machine, so there is less on the way.
 const UPLOAD_WINDOW: u32 = 256 << 10;
+/// How many bytes of one stream may wait here to be sent.
+const SEND_BUFFER: usize = 128 << 10;
 /// The largest head, as RFC 9113 section 6.5.2 counts. Larger than any that goes to the gateway: one that is too large for us
 /// is to get to its provider.
 const MAX_HEADER_LIST: u32 = 256 << 10;
@@ -68,6 +70,7 @@ pub async fn serve(
         .auto_date_header(false)
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(MAX_HEADER_LIST)
+        .max_send_buf_size(SEND_BUFFER)
         .initial_stream_window_size(UPLOAD_WINDOW)
         .initial_connection_window_size(UPLOAD_WINDOW * STREAMS)
         // An application may give up all it has begun at once.

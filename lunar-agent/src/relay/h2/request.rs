@@ -1,6 +1,6 @@
 //! What a request asks for, and the heads that are sent on for it.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header::HOST, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header::HOST, request::Parts};
 
 use crate::relay::{
     http::{
@@ -39,10 +39,8 @@ pub fn read(head: &Parts) -> Result<Asked, NotUnderstood> {
     if head.headers.len() > LIMITS.headers {
         return Err(NotUnderstood::TooManyHeaders(LIMITS.headers));
     }
-    let size: usize =
-        head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + PER_HEADER).sum();
     let target = head.uri.path_and_query().map_or("", |target| target.as_str());
-    if size + target.len() > LIMITS.bytes {
+    if size(&head.uri, &head.headers) > LIMITS.bytes {
         return Err(NotUnderstood::TooLarge(LIMITS.bytes));
     }
     let all = head.method == Method::OPTIONS && target == "*";
@@ -60,6 +58,14 @@ pub fn read(head: &Parts) -> Result<Asked, NotUnderstood> {
     let mut allow = Allow::Unsaid;
     head.headers.get_all(ALLOW).iter().for_each(|value| allow.hear(value.as_bytes()));
     Ok(Asked { host, allow })
+}
+
+/// The size of a head as RFC 9113 section 6.5.2 counts, without the names of what is in no header, which are always the same.
+pub fn size(uri: &Uri, headers: &HeaderMap) -> usize {
+    let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
+    let fields = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + PER_HEADER);
+    target + authority + fields.sum::<usize>()
 }
 
 /// The head for the gateway.
@@ -95,9 +101,6 @@ fn request(head: &Parts, headers: HeaderMap) -> Request<()> {
     // `h2` sends no `:authority` where none came only for a request that says it came by HTTP/1.
     let version = if head.uri.authority().is_some() { Version::HTTP_2 } else { Version::HTTP_11 };
     *request.version_mut() = version;
-    if let Some(protocol) = head.extensions.get::<hyper::ext::Protocol>() {
-        request.extensions_mut().insert(protocol.clone());
-    }
     request
 }
 

@@ -1,5 +1,8 @@
 //! An application, the relay, a gateway and a provider, with real sockets.
 
+mod conformance;
+mod frames;
 mod gateways;
 mod requests;
 mod scene;
+mod tools;

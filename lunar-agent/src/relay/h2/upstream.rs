@@ -21,14 +21,18 @@ use tokio::{
 };
 
 use super::{
-    MAX_HEADER_LIST, STREAM_WINDOW, STREAMS,
+    MAX_HEADER_LIST, SEND_BUFFER, STREAM_WINDOW, STREAMS,
     body::{Source, Upload},
     failure::{ConnectError, Failure},
-    greeting::{Greeted, Greeting},
+    greeting::{Greeted, Greeting, Terms},
+    request,
 };
 
 /// How many streams may be begun before it is known how many the other side takes (RFC 9113 section 6.5.2 asks for no less).
 const STREAMS_AT_FIRST: usize = 100;
+/// The largest head for a gateway that does not say. HAProxy answers one that does not fit into its buffer (16 KiB) by ending the
+/// connection, with all that others have on it.
+const UNSAID_HEAD: u32 = 12 << 10;
 /// How often a request that was surely not executed is tried in all.
 const TRIES: u32 = 3;
 /// How long one that does not speak HTTP/2 is not asked again.
@@ -51,6 +55,8 @@ pub enum Greets {
 pub struct Open {
     sender: SendRequest<Upload>,
     streams: usize,
+    /// The largest head.
+    head: usize,
 }
 
 /// Speaks HTTP/2 over a fresh connection.
@@ -66,6 +72,7 @@ pub async fn open(
     client
         .timer(TokioTimer::new())
         .max_header_list_size(MAX_HEADER_LIST)
+        .max_send_buf_size(SEND_BUFFER)
         .initial_stream_window_size(STREAM_WINDOW)
         // A stream that nobody reads holds up no other.
         .initial_connection_window_size(STREAM_WINDOW * STREAMS)
@@ -79,16 +86,21 @@ pub async fn open(
     // Each request tells by itself how it ended.
     tokio::spawn(connection);
     let (Greets::Within(limit) | Greets::Perhaps(limit)) = greets;
-    let streams = match (timeout(limit, greeting).await, greets) {
-        (Ok(Ok(Greeting::Http2 { streams })), _) => streams,
+    let terms = match (timeout(limit, greeting).await, greets) {
+        (Ok(Ok(Greeting::Http2(terms))), _) => terms,
         (Ok(Ok(Greeting::Other)), _) => return Err(ConnectError::NotHttp2),
         (Ok(Err(_)), _) => return Err(ConnectError::Closed),
         (Err(_), Greets::Within(limit)) => return Err(ConnectError::Timeout(limit)),
-        (Err(_), Greets::Perhaps(_)) => Some(STREAMS_AT_FIRST as u32),
+        (Err(_), Greets::Perhaps(_)) => Terms { streams: Some(STREAMS_AT_FIRST as u32), head: None },
     };
     // None at all would be one that nothing comes of, and HTTP/2 lets a server say so for a while.
-    let streams = streams.unwrap_or(STREAMS).clamp(1, STREAMS) as usize;
-    Ok(Open { sender, streams })
+    let streams = terms.streams.unwrap_or(STREAMS).clamp(1, STREAMS) as usize;
+    let head = match greets {
+        Greets::Within(_) => terms.head.unwrap_or(UNSAID_HEAD) as usize,
+        // It is the application's own connection, so only its own requests suffer.
+        Greets::Perhaps(_) => usize::MAX,
+    };
+    Ok(Open { sender, streams, head })
 }
 
 /// The connections to one address.
@@ -171,6 +183,9 @@ impl Upstream {
         let mut tries = 1;
         loop {
             let (line, open, permit, fresh) = self.take(&connect).await?;
+            if request::size(head.uri(), head.headers()) > open.head {
+                return Err(Failure::TooLarge);
+            }
             let request = head.clone().map(|()| body.attempt());
             let mut sender = open.sender;
             let failure = match sender.try_send_request(request).await {
@@ -183,7 +198,8 @@ impl Upstream {
             let again = match failure {
                 Failure::Unprocessed(_) => true,
                 Failure::Ended => idempotent && !fresh,
-                Failure::Reset(_) | Failure::Connect(_) => return Err(failure),
+                Failure::Rejected => false,
+                Failure::Reset(_) | Failure::Connect(_) | Failure::TooLarge => return Err(failure),
             };
             self.retire(&line);
             if !again || tries == TRIES || !body.whole() || body.broken() {

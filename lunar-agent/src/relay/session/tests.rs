@@ -1,6 +1,9 @@
 //! Whole sessions: real sockets on loopback, a gateway and a provider that follow a script, the failsafe's word and the counts in memory.
 
 mod bodies;
+mod ends;
 mod failures;
 mod plain;
+mod real;
 mod scene;
+mod splices;

@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
@@ -31,6 +32,13 @@ pub(super) const GATEWAY: &str = "198.51.100.1:8000";
 /// Where the provider listens.
 pub(super) const PROVIDER: &str = "203.0.113.10:80";
 
+/// The provider's name, and how the gateway resolves it.
+const NAME: &str = "books.example";
+const RESOLVE: &str = "books.example=203.0.113.10";
+/// Where the gateway answers probes and handshakes.
+const HEALTH: &str = "198.51.100.1:8040";
+const HANDSHAKE: &str = "198.51.100.1:8081";
+
 /// Long enough for a process to be ready.
 const SOON: Duration = Duration::from_secs(10);
 
@@ -44,6 +52,8 @@ pub(super) struct Scene {
     gateway: Option<Child>,
     agent: Option<Child>,
     _provider: Child,
+    /// The container's first process, with which the relay comes to its network namespace.
+    _container: Child,
     binary: PathBuf,
     config: PathBuf,
     app: Cgroup,
@@ -74,11 +84,14 @@ impl Scene {
         let role = lab.role(["provider", "--listen", PROVIDER])?.netns(&provider);
         let provider = lab.spawn(role)?;
         provider.wait_for_line("ready", SOON)?;
+        let idle = Spawn::new("sleep").args(["infinity"]).netns(&clients).cgroup(&app);
+        let container = lab.spawn(idle)?;
         let mut scene = Self {
             client: None,
             gateway: None,
             agent: None,
             _provider: provider,
+            _container: container,
             binary,
             config,
             app,
@@ -95,7 +108,8 @@ impl Scene {
     pub(super) fn start_client(&mut self, pace: &Pace) -> Result<()> {
         let every = pace.every.as_millis().to_string();
         // Far longer than the demo: it is stopped.
-        let role = ["client", "http", "--to", PROVIDER, "--every", every.as_str(), "--for", "600"];
+        let role =
+            ["client", "http", "--to", PROVIDER, "--host", NAME, "--every", every.as_str(), "--for", "600"];
         let spawn = self.lab.role(role)?.netns(&self.clients).cgroup(&self.app);
         self.client = Some(self.lab.spawn(spawn)?);
         Ok(())
@@ -116,7 +130,9 @@ impl Scene {
     }
 
     pub(super) fn start_gateway(&mut self) -> Result<()> {
-        let spawn = Spawn::new(&self.binary).args(["gateway", "--listen", GATEWAY]);
+        let args =
+            ["gateway", "--lunar", "--listen", GATEWAY, "--resolve", RESOLVE, "--health", HEALTH, HANDSHAKE];
+        let spawn = Spawn::new(&self.binary).args(args);
         let gateway = self.lab.spawn(spawn.netns(&self.host).cgroup(&self.gateway_cgroup))?;
         gateway.wait_for_line("listening on", SOON)?;
         self.gateway = Some(gateway);
@@ -128,7 +144,15 @@ impl Scene {
         let agent = self.lab.spawn(spawn.env("NO_COLOR", "1").netns(&self.host))?;
         agent.wait_for_line("ready", SOON)?;
         self.agent = Some(agent);
-        Ok(())
+        let until = Instant::now() + SOON;
+        while Instant::now() < until {
+            let status: Value = serde_json::from_str(&self.agent(&["status", "-o", "json"])?)?;
+            if status["gateway"]["endpoints"][0]["problem"].is_null() && status["relay"]["namespaces"] == 1 {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        bail!("gateway and relay are not ready: {}", self.agent(&["status"])?)
     }
 
     pub(super) fn kill_gateway(&mut self) -> Result<()> {
@@ -161,7 +185,15 @@ impl Scene {
         let status = self.agent(&["status", "-o", "json"])?;
         let status: Value = serde_json::from_str(&status).context("`lunar-agent status` printed no JSON")?;
         let verdicts = status["targets"][0]["verdicts"].clone();
-        serde_json::from_value(verdicts).context("`lunar-agent status` shows no verdicts")
+        let mut counters: Counters =
+            serde_json::from_value(verdicts).context("`lunar-agent status` shows no verdicts")?;
+        // What the kernel handed to the relay and the relay took to the provider all the same.
+        let relayed = |what: &str| status["relay"][what].as_u64().unwrap_or(0);
+        let replayed = relayed("replayed") + relayed("direct");
+        let redirected = counters.entry("redirected".to_owned()).or_default();
+        *redirected = redirected.saturating_sub(replayed);
+        counters.insert("replayed".to_owned(), replayed);
+        Ok(counters)
     }
 }
 
@@ -174,7 +206,7 @@ fn kill(mut process: Child) -> Result<()> {
 
 fn configuration(pace: &Pace, app: &Cgroup, lab: &Lab) -> String {
     format!(
-        "[gateway]\nendpoints = [{GATEWAY:?}]\nhandoff = \"original-dst\"\n\
+        "[gateway]\nendpoints = [{GATEWAY:?}]\n\
          [gateway.health]\ninterval = \"{}ms\"\ntimeout = \"200ms\"\n\
          [failsafe]\nexit_cooldown_after_sec = {}\nlease = \"{}ms\"\n\
          [[target]]\nname = \"app\"\ncgroup = {:?}\n\

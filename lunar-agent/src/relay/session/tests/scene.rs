@@ -5,10 +5,14 @@ use std::{
     io,
     net::SocketAddr,
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use lunar_common::failsafe::{Cell, Outcome};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -42,7 +46,16 @@ const LIMITS: Limits = Limits { bytes: 1 << 17, headers: 256 };
 pub struct Server {
     pub address: SocketAddr,
     asked: Arc<Mutex<Vec<Asked>>>,
+    /// Whether the script panicked, on any connection.
+    panicked: Arc<AtomicBool>,
     _task: JoinSet<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let panicked = self.panicked.load(Ordering::Relaxed);
+        assert!(!panicked || std::thread::panicking(), "a server met what it did not expect");
+    }
 }
 
 /// A request as a server saw it.
@@ -80,17 +93,30 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("a bound address");
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let (log, mut task) = (Arc::clone(&asked), JoinSet::new());
+        let panicked = Arc::new(AtomicBool::new(false));
+        let (log, alarm, mut task) = (Arc::clone(&asked), Arc::clone(&panicked), JoinSet::new());
         task.spawn(async move {
             let mut talks = JoinSet::new();
             for connection in 0.. {
-                let (stream, _) = listener.accept().await.expect("accept");
+                let (stream, _) = loop {
+                    tokio::select! {
+                        accepted = listener.accept() => break accepted.expect("accept"),
+                        Some(over) = talks.join_next() => {
+                            alarm.fetch_or(over.is_err(), Ordering::Relaxed);
+                        }
+                    }
+                };
                 stream.set_nodelay(true).expect("TCP_NODELAY");
                 let talk = Talk { stream, read: Vec::new(), connection, asked: Arc::clone(&log) };
                 talks.spawn(script(talk));
             }
         });
-        Self { address, asked, _task: task }
+        Self { address, asked, panicked, _task: task }
+    }
+
+    /// One that is not played here, and so not asked about.
+    pub fn real(address: SocketAddr) -> Self {
+        Self { address, asked: Arc::default(), panicked: Arc::default(), _task: JoinSet::new() }
     }
 
     /// Answers every request with a 200 whose body is `body`.
@@ -106,7 +132,7 @@ impl Server {
     /// An address where nobody listens.
     pub async fn refusing() -> Self {
         let gone = Self::start(|_| async {}).await;
-        Self { address: gone.address, asked: Arc::default(), _task: JoinSet::new() }
+        Self { address: gone.address, asked: Arc::default(), panicked: Arc::default(), _task: JoinSet::new() }
     }
 
     /// What it was asked so far.
@@ -167,6 +193,12 @@ impl Talk {
     /// What was read and not used.
     pub fn rest(&self) -> &[u8] {
         &self.read
+    }
+
+    /// Without the first `bytes` of what was read.
+    pub fn behind(mut self, bytes: usize) -> Self {
+        self.read.drain(..bytes);
+        self
     }
 
     pub async fn say(&mut self, text: &str) {
@@ -237,6 +269,21 @@ impl Scene {
         Client { stream: client.expect("connect"), read: Vec::new() }
     }
 
+    /// Where the relay takes every connection as one that was meant for the provider, as long as the result is not aborted.
+    pub async fn listen(&self) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("a bound address");
+        let (provider, place, relay) =
+            (self.provider.address, Arc::clone(&self.place), Arc::clone(&self.relay));
+        let accepting = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.expect("accept");
+                tokio::spawn(serve(stream, provider, Arc::clone(&place), Arc::clone(&relay)));
+            }
+        });
+        (address, accepting)
+    }
+
     /// Sends `request` on a connection of its own, and returns all that comes back until it ends.
     pub async fn once(&self, request: &str) -> String {
         let mut client = self.connect().await;
@@ -263,13 +310,12 @@ impl Scene {
 
     /// Consecutive failures in the gateway's word; `None`: it has opened.
     pub fn failures(&self) -> Option<u32> {
-        let word = self.relay.gateways.word(3);
+        let word = self.relay.gateways.breaker().word(3).load();
         word.deadline().is_none().then(|| word.connect_failures())
     }
 
     /// Opens the gateway's word, as others' failures would.
     pub fn open_word(&self) {
-        use lunar_common::failsafe::Outcome;
         let settings = self.relay.settings();
         for _ in 0..settings.limits.threshold {
             let admitted = self.relay.gateways.admit(&settings, now()).expect("closed until now");

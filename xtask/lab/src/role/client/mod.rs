@@ -8,6 +8,7 @@ mod dial;
 mod give_up;
 mod hold;
 mod http;
+mod load;
 mod reconnect;
 mod storm;
 mod udp;
@@ -34,6 +35,8 @@ pub enum Step {
     Reconnect(reconnect::Reconnect),
     /// Make HTTP calls, one JSON line each, then a summary
     Http(http::Http),
+    /// Make HTTP requests at a pace, and count what came of them
+    Load(load::Load),
     /// Connect many times a second, whatever comes of it, and record what came of each
     Storm(storm::Storm),
     /// Send bytes to a raw provider and compare the echo
@@ -60,6 +63,7 @@ impl Step {
             Self::Serve => serve(),
             Self::Hold(step) => print(&step.run()?),
             Self::Connects(step) => print(&step.run()?),
+            Self::Load(step) => print(&step.run()?),
             Self::Http(step) => print(&step.run(print)?),
             step => print(&step.answer()?),
         }
@@ -68,6 +72,7 @@ impl Step {
     fn answer(&self) -> Result<Value> {
         match self {
             Self::Connects(step) if !step.reads_input() => step.run(),
+            Self::Load(step) if !step.reads_input() => step.run(),
             Self::Udp(step) => step.run(),
             Self::GiveUp(step) => step.run(),
             Self::Reconnect(step) => step.run(),
@@ -82,7 +87,7 @@ impl Step {
                 summary["each"] = calls.into();
                 Ok(summary)
             }
-            Self::Serve | Self::Hold(_) | Self::Connects(_) => {
+            Self::Serve | Self::Hold(_) | Self::Connects(_) | Self::Load(_) => {
                 bail!("what reads standard input cannot be a step of `serve`")
             }
         }
