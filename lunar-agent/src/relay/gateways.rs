@@ -91,10 +91,4 @@ impl Gateways {
     pub fn rest(&self) {
         self.0.relay_rest();
     }
-
-    /// The words and the control block.
-    #[cfg(test)]
-    pub(crate) fn breaker(&self) -> &Breaker {
-        &self.0
-    }
 }

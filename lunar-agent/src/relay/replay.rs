@@ -8,6 +8,8 @@
 //! | | otherwise | close | nothing |
 //! | answers with what is not understood | idempotent, body whole | direct | as the direct attempt shows |
 //! | | otherwise | pass the answer | nothing |
+//! | has part of a body that turns out to be none | idempotent, body whole | direct | nothing |
+//! | | otherwise | close | nothing |
 //! | shows an indicator, code 1 or 10 | body whole | direct | failure |
 //! | | otherwise | pass the answer | failure |
 //! | shows an indicator, code 2 or 5 | body whole | direct | as the direct attempt shows |
@@ -74,6 +76,9 @@ pub enum AtGateway<'a> {
     Lost,
     /// An answer came whose head is not understood, or too large. Its bytes can still pass, until the connection closes.
     NotUnderstood,
+    /// The attempt was broken off: the application's body is malformed. Two readers could find its end in two places, so the
+    /// rest may not go to the gateway, which might find in it a request that is none.
+    BrokenOff,
     /// The head of a final answer came.
     Answered(&'a ResponseHead),
 }
@@ -152,6 +157,10 @@ impl Exchange {
                 let otherwise = if outcome == AtGateway::Lost { Next::Close } else { Next::Pass };
                 let again = body_whole && self.repeatable(false);
                 Step { next: if again { direct(true) } else { otherwise }, settle: None }
+            }
+            AtGateway::BrokenOff => {
+                let again = body_whole && self.repeatable(false);
+                Step { next: if again { direct(false) } else { Next::Close }, settle: None }
             }
             AtGateway::Answered(head) if head.indicated => {
                 let code_is = |codes: &[u32]| head.error_code.is_some_and(|code| codes.contains(&code));

@@ -14,8 +14,6 @@ pub enum Then {
     Provider,
     /// Behind the body that it is a part of, which then has no right end: nobody may take it for a request.
     SameBody,
-    /// Nowhere: the connection ends with the last answer.
-    End,
 }
 
 /// Bytes of an application, with `/v` as the path of the first request.

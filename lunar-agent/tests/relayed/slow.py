@@ -35,8 +35,9 @@ while not select.select([sys.stdin], [], [], 0.5)[0]:
 
 
 def is_there(connection):
+    connection.setblocking(False)
     try:
-        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+        return connection.recv(1, socket.MSG_PEEK) != b""
     except BlockingIOError:
         return True
     except OSError:

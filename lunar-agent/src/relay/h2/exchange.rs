@@ -156,8 +156,8 @@ impl Session {
             }
             let said = answer.as_ref().map(|answer| answer.said(&settings));
             let step = exchange.gateway(outcome(&said), situation());
-            // A gateway without HTTP/2 is in no trouble.
-            let counts = !matches!(answer, Err(Failure::Connect(ConnectError::NotHttp2)));
+            // A gateway that cannot be spoken to in HTTP/2 is in no trouble.
+            let counts = !matches!(answer, Err(Failure::Connect(ConnectError::NotHttp2 | ConnectError::Tls)));
             if let Some(outcome) = step.settle.filter(|_| counts) {
                 self.relay.gateways.settle(&settings, admitted, outcome, now());
             }

@@ -79,7 +79,7 @@ pub async fn serve(
     let ended = tokio::select! {
         ended = &mut connection => Some(ended),
         () = relay.drained() => None,
-        () = idle(&streams) => {
+        () = idle(&streams, IDLE) => {
             relay.counts.one(Count::Idle);
             None
         }
@@ -97,13 +97,13 @@ pub async fn serve(
     }
 }
 
-/// Waits until there has been no stream for [`IDLE`].
-async fn idle(streams: &watch::Sender<usize>) {
+/// Waits until there has been no stream for `limit`.
+async fn idle(streams: &watch::Sender<usize>, limit: Duration) {
     let mut streams = streams.subscribe();
     loop {
         // The sender lives as long as what waits here.
         let _ = streams.wait_for(|streams| *streams == 0).await;
-        if timeout(IDLE, streams.changed()).await.is_err() {
+        if timeout(limit, streams.changed()).await.is_err() {
             return;
         }
     }

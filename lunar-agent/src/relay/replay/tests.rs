@@ -14,18 +14,20 @@ enum Does {
     RefusesToConnect,
     Dies,
     Babbles,
+    /// Gets a body that is none.
+    IsSpared,
     /// With an indicator.
     Errs(Option<u32>),
     /// And wants the request again after so many seconds.
     Answers(Option<u64>),
 }
-use Does::{Answers, Babbles, Dies, Errs, RefusesToConnect};
+use Does::{Answers, Babbles, Dies, Errs, IsSpared, RefusesToConnect};
 
 fn head(does: Does) -> ResponseHead {
     let (indicated, error_code, again) = match does {
         Errs(code) => (true, code, None),
         Answers(again) => (false, None, again),
-        RefusesToConnect | Dies | Babbles => panic!("no answer"),
+        RefusesToConnect | Dies | Babbles | IsSpared => panic!("no answer"),
     };
     let sequence_id = HeaderValue::from_static("7");
     ResponseHead {
@@ -47,6 +49,7 @@ fn tell(exchange: &mut Exchange, does: Does, body_whole: bool, age: u64) -> Step
         RefusesToConnect => exchange.gateway(AtGateway::ConnectFailed, situation),
         Dies => exchange.gateway(AtGateway::Lost, situation),
         Babbles => exchange.gateway(AtGateway::NotUnderstood, situation),
+        IsSpared => exchange.gateway(AtGateway::BrokenOff, situation),
         answer => exchange.gateway(AtGateway::Answered(&head(answer)), situation),
     }
 }
@@ -98,6 +101,8 @@ fn every_row_of_the_gateway() {
         (Dies, &[Never], (Close, None), (Close, None), (Close, None)),
         (Babbles, &[Safe, Idempotent], (DirectAsks, None), (Pass, None), (Pass, None)),
         (Babbles, &[Never], (Pass, None), (Pass, None), (Pass, None)),
+        (IsSpared, &[Safe, Idempotent], (Direct, None), (Close, None), (Close, None)),
+        (IsSpared, &[Never], (Close, None), (Close, None), (Close, None)),
         (Errs(Some(1)), &[Safe], (Direct, failure), (Direct, failure), (Pass, failure)),
         (Errs(Some(10)), &[Safe], (Direct, failure), (Direct, failure), (Pass, failure)),
         (Errs(Some(2)), &[Safe], (DirectAsks, None), (DirectAsks, None), (Pass, None)),
@@ -185,6 +190,7 @@ fn any_doing() -> impl Strategy<Value = Does> {
         Just(RefusesToConnect),
         Just(Dies),
         Just(Babbles),
+        Just(IsSpared),
         proptest::option::of(0_u32..12).prop_map(Errs),
         proptest::option::weighted(0.9, 0_u64..20).prop_map(Answers),
     ]
@@ -209,7 +215,7 @@ proptest! {
             // What the gateway did with it, as far as the mode believes what it says.
             let disclaimed = match does {
                 RefusesToConnect => true,
-                Dies | Babbles | Answers(None) => false,
+                Dies | Babbles | IsSpared | Answers(None) => false,
                 Errs(code) => mode == Safe && matches!(code, Some(1 | 2 | 5 | 10)),
                 Answers(Some(_)) => mode == Safe,
             };
@@ -235,7 +241,7 @@ proptest! {
                     let answer = head(if provider == Some(true) { Errs(Some(2)) } else { Answers(None) });
                     let outcome = provider.map_or(AtProvider::Failed, |_| AtProvider::Answered(&answer));
                     let last = attempt.ended(outcome);
-                    let proved = !evident && provider == Some(false);
+                    let proved = !evident && does != IsSpared && provider == Some(false);
                     prop_assert_eq!(last.settle, proved.then_some(Failure), "once, and with evidence");
                     prop_assert_eq!(last.next, if provider.is_some() { Next::Pass } else { Next::Close });
                     return Ok(());
@@ -245,7 +251,7 @@ proptest! {
                     return Ok(());
                 }
                 Next::Close => {
-                    prop_assert!(matches!(does, RefusesToConnect | Dies), "an answer thrown away");
+                    prop_assert!(matches!(does, RefusesToConnect | Dies | IsSpared), "an answer thrown away");
                     return Ok(());
                 }
             }

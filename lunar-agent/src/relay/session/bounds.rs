@@ -11,16 +11,25 @@ pub const HEADS: Limits = Limits { bytes: 64 << 10, headers: MAX_HEADERS };
 /// How much is read at a time, and so how much of a connection's bytes lies in the relay in each direction while they flow.
 pub const CHUNK: usize = 16 << 10;
 
-/// How long a new connection may be silent before it may be one on which the provider speaks first. Clients that speak first do
-/// so at once; a protocol in which they do not can bear this once for each connection.
-pub const SILENCE: Duration = Duration::from_millis(200);
+/// How long an application may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// How long a new connection may be silent before it may be one on which the provider speaks first.
+    pub silence: Duration,
+    /// How long a head that has begun may take. It goes to the provider as it is then, which has patience of its own.
+    pub head: Duration,
+    /// How long a connection may rest between two requests.
+    pub idle: Duration,
+}
 
-/// How long a head that has begun may take. It goes to the provider as it is then, which has patience of its own.
-pub const HEAD: Duration = Duration::from_secs(30);
-
-/// How long a connection may rest between two requests. Longer than servers commonly allow, so clients that know their
-/// provider's bound give up first.
-pub const IDLE: Duration = Duration::from_secs(300);
+/// Clients that speak first do so at once, and a protocol in which they do not can bear 200 ms once for each connection. Servers commonly
+/// give a head 10 to 60 seconds, and let a connection rest for less than five minutes, so a client that knows its provider's
+/// bounds gives up before us.
+pub const PATIENCE: Patience = Patience {
+    silence: Duration::from_millis(200),
+    head: Duration::from_secs(30),
+    idle: Duration::from_secs(300),
+};
 
 /// How long a connect to a provider may take. Three repetitions of a lost SYN fit in, after 1, 3 and 7 seconds.
 pub const PROVIDER_CONNECT: Duration = Duration::from_secs(10);

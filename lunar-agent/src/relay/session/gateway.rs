@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use http::HeaderValue;
 
 use super::{
-    Left, Session, Then,
+    Left, Party, Session, Then,
     attempt::Answer,
     bounds::{FRESH, REUSABLE},
     request::{Request, State},
@@ -23,7 +23,7 @@ use crate::{
         },
         replay::{AtGateway, Exchange, Mode, Next},
         setup::Settings,
-        upstream::Stream,
+        upstream::{Stream, reset_on_drop},
     },
 };
 
@@ -47,9 +47,10 @@ impl Session {
                 Some((Answer::Lost { .. }, _)) if request.upload.state() == State::Cut => return Then::Close,
                 Some((Answer::Lost { .. } | Answer::GivenUp, _)) => AtGateway::Lost,
                 Some((Answer::Gone, _)) => return Then::Gone,
-                Some((Answer::Malformed, _)) => {
-                    let Some((_, upstream)) = reached else { return Then::Reset };
-                    return self.joined(request, upstream);
+                Some((Answer::Malformed, upstream)) => {
+                    // An end in order could be taken for the end of the body.
+                    reset_on_drop(upstream.stream.tcp());
+                    AtGateway::BrokenOff
                 }
             };
             let step = exchange.gateway(outcome, request.situation());
@@ -59,7 +60,7 @@ impl Session {
             match (step.next, reached) {
                 (Next::Pass, Some((Answer::Head(head), upstream))) => {
                     self.relay.counts.one(Count::Gateway);
-                    let (then, left) = self.pass(request, &head, upstream).await;
+                    let (then, left) = self.pass(request, &head, upstream, Party::Gateway).await;
                     if matches!(left, Left::Broken) {
                         self.relay.counts.one(Count::Closed);
                         return Then::Reset;
@@ -69,7 +70,7 @@ impl Session {
                 }
                 (Next::Pass, Some((_, upstream))) => {
                     self.relay.counts.one(Count::Gateway);
-                    return self.joined(request, upstream);
+                    return Then::Answer(Box::new(upstream));
                 }
                 (Next::Pass, None) | (Next::Close, _) => {
                     self.relay.counts.one(Count::Closed);

@@ -32,7 +32,7 @@ use tokio::{
 
 use self::{
     attempt::{Answer, Attempt},
-    bounds::LINGER,
+    bounds::{LINGER, PATIENCE, Patience},
     flow::Flow,
     opening::Opening,
     pass::{Pass, Passed},
@@ -57,9 +57,7 @@ pub use wire::Wire;
 
 /// Serves a connection that the kernel redirected, and that its application meant for `original`.
 pub async fn serve(stream: TcpStream, original: SocketAddr, place: Arc<Place>, relay: Arc<Relay>) {
-    let _open = relay.counts.connection();
-    let client = Wire::new(stream, BytesMut::new());
-    Session { client, original, place, relay: Arc::clone(&relay), provider: None }.run().await;
+    Session::new(stream, original, place, relay).run().await;
 }
 
 /// A connection being served.
@@ -70,6 +68,7 @@ struct Session {
     relay: Arc<Relay>,
     /// A connection to the provider that can be used again.
     provider: Option<Kept>,
+    patience: Patience,
 }
 
 /// What follows on a request.
@@ -86,6 +85,18 @@ enum Then {
     Apart,
     /// Whatever follows goes to and fro on this connection.
     Join(Box<Wire<Stream>>),
+    /// Whatever follows on this connection goes to the application, which is not read any more.
+    Answer(Box<Wire<Stream>>),
+}
+
+/// Who answers a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Party {
+    /// The gateway. It gets requests that are understood, and nothing else: in other bytes it might find a request, with headers
+    /// that are ours to write.
+    Gateway,
+    /// The provider, which gets what the application sends.
+    Provider,
 }
 
 /// What remains of a connection that an answer came by.
@@ -99,7 +110,14 @@ enum Left {
 }
 
 impl Session {
+    fn new(stream: TcpStream, original: SocketAddr, place: Arc<Place>, relay: Arc<Relay>) -> Self {
+        let client = Wire::new(stream, BytesMut::new());
+        Self { client, original, place, relay, provider: None, patience: PATIENCE }
+    }
+
     async fn run(mut self) {
+        let relay = Arc::clone(&self.relay);
+        let _open = relay.counts.connection();
         let mut new = true;
         let then = loop {
             let then = match self.opening(new).await {
@@ -131,10 +149,15 @@ impl Session {
         };
         match then {
             Then::Next | Then::Gone => {}
-            Then::Close => self.close().await,
+            Then::Close => close(self.client).await,
             Then::Reset => reset_on_drop(&self.client.stream),
             Then::Apart => Box::pin(self.apart()).await,
             Then::Join(upstream) => Box::pin(splice::join(self.client, *upstream)).await,
+            Then::Answer(upstream) => {
+                if let Some(client) = Box::pin(splice::answer(self.client, *upstream)).await {
+                    close(client).await;
+                }
+            }
         }
     }
 
@@ -149,15 +172,26 @@ impl Session {
             tracing::debug!(?why, original = %self.original, "a connection is spliced to its provider");
             return Then::Apart;
         }
+        let sound = self.body_is_sound(&head);
         let _under_way = relay.counts.request();
         let mut request = Request::take(head, &mut self.client, settings.setup.replay_buffer);
         match (way, admitted) {
-            (Route::Gateway, Ok(admitted)) => self.by_gateway(&mut request, &settings, admitted).await,
+            (Route::Gateway, Ok(admitted)) if sound => {
+                self.by_gateway(&mut request, &settings, admitted).await
+            }
             (Route::Gateway | Route::Direct(_) | Route::Splice(_), _) => {
                 relay.counts.one(Count::Direct);
                 self.by_provider(&mut request, &settings, None).await
             }
         }
+    }
+
+    /// Whether what has been read of the body behind a head can be the beginning of one. One that cannot goes to the provider
+    /// with all that follows, before the gateway has seen any of it.
+    fn body_is_sound(&self, head: &RequestHead) -> bool {
+        let body = self.client.input.get(head.length..).unwrap_or_default();
+        let scanned = BodyScanner::new(head.framing, bounds::HEADS).scan(body);
+        !matches!(scanned.state, Progress::Malformed(_))
     }
 
     /// Sends a request, and waits for the head of the final answer.
@@ -187,6 +221,7 @@ impl Session {
         request: &mut Request,
         head: &ResponseHead,
         mut upstream: Wire<Stream>,
+        from: Party,
     ) -> (Then, Left) {
         if head.upgrades() {
             return (self.joined(request, upstream), Left::Nothing);
@@ -207,6 +242,7 @@ impl Session {
             upload: &mut request.upload,
             answer: &mut answer,
             reads_on: head.persists,
+            from,
         };
         match pass.pass().await {
             Passed::Whole => {
@@ -218,7 +254,11 @@ impl Session {
             Passed::Broken => (Then::Reset, Left::Broken),
             Passed::Malformed => {
                 answer.give_back(&mut upstream);
-                (self.joined(request, upstream), Left::Nothing)
+                let then = match from {
+                    Party::Gateway => Then::Answer(Box::new(upstream)),
+                    Party::Provider => self.joined(request, upstream),
+                };
+                (then, Left::Nothing)
             }
             Passed::Gone => (Then::Gone, Left::Nothing),
         }
@@ -238,24 +278,24 @@ impl Session {
             _ = poll_fn(|cx| client.poll_failure(cx)) => Err(()),
         }
     }
+}
 
-    /// Ends the connection in order.
-    async fn close(mut self) {
-        if self.client.ended {
-            // Nothing lies unread that would make a reset of it.
-            return;
-        }
-        let ended = async {
-            self.client.stream.shutdown().await?;
-            while !self.client.ended {
-                self.client.input.clear();
-                poll_fn(|cx| self.client.poll_fill(cx)).await?;
-            }
-            Ok::<_, std::io::Error>(())
-        };
-        // However it ends, it has ended.
-        let _ = timeout(LINGER, ended).await;
+/// Ends the application's connection in order.
+async fn close(mut client: Wire<TcpStream>) {
+    if client.ended {
+        // Nothing lies unread that would make a reset of it.
+        return;
     }
+    let ended = async {
+        client.stream.shutdown().await?;
+        while !client.ended {
+            client.input.clear();
+            poll_fn(|cx| client.poll_fill(cx)).await?;
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    // However it ends, it has ended.
+    let _ = timeout(LINGER, ended).await;
 }
 
 /// What remains of a connection when an answer is over after which the other side goes on.

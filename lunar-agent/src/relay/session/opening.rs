@@ -9,13 +9,7 @@ use std::{
 use bytes::BytesMut;
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{
-    Session,
-    bounds::{HEAD, HEADS, IDLE, SILENCE},
-    provider::Kept,
-    reading::worth_a_try,
-    wire::Wire,
-};
+use super::{Session, bounds::HEADS, provider::Kept, reading::worth_a_try, wire::Wire};
 use crate::relay::{
     http::head::{NotUnderstood, RequestHead, read_request},
     upstream::Stream,
@@ -75,7 +69,7 @@ impl Session {
             }
         });
         // Somebody slow is the provider's to bear with, as without us.
-        timeout(HEAD, reading).await.unwrap_or(Opening::Apart)
+        timeout(self.patience.head, reading).await.unwrap_or(Opening::Apart)
     }
 
     /// Waits for the next request. `None`: it has begun.
@@ -84,7 +78,7 @@ impl Session {
             return Some(Opening::Over);
         }
         let client = &mut self.client;
-        match timeout(IDLE, poll_fn(|cx| client.poll_fill(cx))).await {
+        match timeout(self.patience.idle, poll_fn(|cx| client.poll_fill(cx))).await {
             Ok(Ok(true)) => None,
             Ok(Ok(false)) => Some(Opening::Over),
             Ok(Err(_)) => Some(Opening::Gone),
@@ -95,7 +89,7 @@ impl Session {
     /// Waits for whoever speaks first. `None`: the application has.
     async fn first_bytes(&mut self) -> Option<Opening> {
         let client = &mut self.client;
-        if let Ok(begun) = timeout(SILENCE, poll_fn(|cx| client.poll_fill(cx))).await {
+        if let Ok(begun) = timeout(self.patience.silence, poll_fn(|cx| client.poll_fill(cx))).await {
             return begin(&begun);
         }
         let Some(stream) = self.connect().await else { return Some(Opening::Failed) };

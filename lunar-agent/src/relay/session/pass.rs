@@ -9,6 +9,7 @@ use std::{
 use tokio::{io::AsyncWrite, net::TcpStream, time::timeout};
 
 use super::{
+    Party,
     bounds::HALF_LOOK,
     flow::{Failed, Flow, Flowed},
     request::{State, Upload},
@@ -45,6 +46,8 @@ pub struct Pass<'a> {
     pub answer: &'a mut Flow,
     /// Whether whoever answers reads the rest of a request that it has answered.
     pub reads_on: bool,
+    /// Who answers.
+    pub from: Party,
 }
 
 impl Pass<'_> {
@@ -75,6 +78,9 @@ impl Pass<'_> {
         ended: bool,
     ) -> Poll<Option<Passed>> {
         self.upload.poll(cx, self.client, &mut self.upstream.stream);
+        if self.upload.state() == State::Malformed && self.from == Party::Gateway {
+            self.upload.refuse();
+        }
         if self.upload.state() == State::Cut && !*shut {
             *shut = Pin::new(&mut self.upstream.stream).poll_shutdown(cx).is_ready();
         }

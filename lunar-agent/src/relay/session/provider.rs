@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::{
-    Left, Session, Then,
+    Left, Party, Session, Then,
     attempt::Answer,
     bounds::{FRESH, PROVIDER_CONNECT, REUSABLE},
     request::{Request, State},
@@ -62,7 +62,7 @@ impl Session {
         }
         match reached {
             Some((Answer::Head(head), upstream)) => {
-                let (then, left) = self.pass(request, &head, upstream).await;
+                let (then, left) = self.pass(request, &head, upstream, Party::Provider).await;
                 match left {
                     Left::Reusable(stream) => self.provider = Some(Kept::new(stream)),
                     Left::Broken => self.relay.counts.one(Count::ProviderFailed),

@@ -101,6 +101,11 @@ impl Upload {
         self.kept = None;
     }
 
+    /// Nothing more of it goes to anybody.
+    pub fn refuse(&mut self) {
+        self.state = State::Refused;
+    }
+
     /// Bytes, with the head, that were taken since it began anew.
     pub fn sent(&self) -> u64 {
         self.flow.sent

@@ -46,7 +46,18 @@ pub async fn to_provider(client: Wire<TcpStream>, original: SocketAddr, place: &
 
 /// Joins two connections, until both have ended. The end of one direction is passed on as what it is; a reset ends both.
 pub async fn join(client: Wire<TcpStream>, upstream: Wire<Stream>) {
-    let mut joint = Joint { client, upstream, down: Way::default(), up: Way::default(), reset: false };
+    both_ways(Joint { client, upstream, down: Way::default(), up: Way::default(), reset: false }).await;
+}
+
+/// Passes on what comes from `upstream` until that ends, and nothing of what the application sends. Returns its connection, unless
+/// that has been reset.
+pub async fn answer(client: Wire<TcpStream>, upstream: Wire<Stream>) -> Option<Wire<TcpStream>> {
+    let up = Way { unflushed: false, over: true };
+    let joint = both_ways(Joint { client, upstream, down: Way::default(), up, reset: false }).await;
+    (!joint.reset).then_some(joint.client)
+}
+
+async fn both_ways(mut joint: Joint) -> Joint {
     if poll_fn(|cx| joint.poll(cx, false)).await == Now::Half {
         // A side that has ended may be gone altogether, which nothing but its socket says.
         while timeout(HALF_LOOK, poll_fn(|cx| joint.poll(cx, true))).await.is_err() {
@@ -60,6 +71,7 @@ pub async fn join(client: Wire<TcpStream>, upstream: Wire<Stream>) {
         reset_on_drop(&joint.client.stream);
         reset_on_drop(joint.upstream.stream.tcp());
     }
+    joint
 }
 
 /// What there is to wait for.
@@ -94,7 +106,7 @@ impl Joint {
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
         }
-        match (down.over && up.over, client.ended || upstream.ended || *reset) {
+        match (down.over && up.over, client.ended || upstream.ended || up.over || *reset) {
             (true, _) => Poll::Ready(Now::Over),
             (false, true) if !half => Poll::Ready(Now::Half),
             (false, _) => Poll::Pending,

@@ -1,9 +1,11 @@
 //! Draining, and what is left when connections have ended.
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use super::scene::*;
+use crate::kernel::relay::Count;
 
+const SOON: Duration = Duration::from_millis(100);
 const GET: &str = "GET / HTTP/1.1\r\nHost: api.example\r\n\r\n";
 
 #[tokio::test]
@@ -23,6 +25,45 @@ async fn a_draining_relay_ends_each_connection_with_the_next_answer_on_it() {
     scene.settle().await;
     // The gateway's own connection knows nothing of it.
     assert_eq!(scene.gateway.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn a_connection_that_rests_too_long_ends_in_order() {
+    let scene = Scene::new(Server::answering("gateway").await, Server::refusing().await).await;
+    let mut client = scene.connect_with(|patience| patience.idle = SOON).await;
+    client.say(GET).await;
+    client.hear(&ok("gateway")).await;
+    assert_eq!(client.rest().await.expect("in order"), "");
+    drop(client);
+    scene.settle().await;
+    assert_eq!(scene.count(Count::Idle), 1);
+}
+
+/// A provider that bears with a slow application is not to be outdone.
+#[tokio::test]
+async fn a_head_that_takes_too_long_goes_to_the_provider_as_it_is() {
+    let scene = Scene::new(Server::answering("gateway").await, Server::answering("provider").await).await;
+    let mut client = scene.connect_with(|patience| patience.head = SOON).await;
+    let (first, rest) = GET.split_at(20);
+    client.say(first).await;
+    while scene.count(Count::Spliced) == 0 {
+        tokio::time::sleep(SOON).await;
+    }
+    client.say(rest).await;
+    client.hear(&ok("provider")).await;
+    assert_eq!(scene.provider.asked()[0].head, GET);
+}
+
+#[tokio::test]
+async fn a_half_ended_splice_outlives_the_silence_of_its_other_half() {
+    let provider = Server::start(|mut talk| async move {
+        while talk.more().await {}
+        tokio::time::sleep(SOON).await;
+        talk.say("the end").await;
+    });
+    let scene = Scene::new(Server::answering("gateway").await, provider.await).await;
+    assert_eq!(scene.once("\x01").await, "the end");
+    scene.settle().await;
 }
 
 /// Runs an ignored test of this file in a process of its own, where nobody else opens sockets or takes memory.

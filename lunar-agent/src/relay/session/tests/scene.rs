@@ -31,7 +31,7 @@ use crate::{
         },
         place::Place,
         replay::Mode,
-        session::serve,
+        session::{Session, bounds::Patience, serve},
         setup::{Endpoint, Settings, Setup},
         upstream::reset_on_drop,
     },
@@ -259,13 +259,19 @@ impl Scene {
 
     /// A connection that an application meant for the provider and the kernel gave the relay.
     pub async fn connect(&self) -> Client {
+        self.connect_with(|_| {}).await
+    }
+
+    /// The same with another patience.
+    pub async fn connect_with(&self, change: impl FnOnce(&mut Patience)) -> Client {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("a bound address");
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (accepted, _) = accepted.expect("accept");
-        let session =
-            serve(accepted, self.provider.address, Arc::clone(&self.place), Arc::clone(&self.relay));
-        self.sessions.lock().expect("no panic").spawn(session);
+        let relay = Arc::clone(&self.relay);
+        let mut session = Session::new(accepted, self.provider.address, Arc::clone(&self.place), relay);
+        change(&mut session.patience);
+        self.sessions.lock().expect("no panic").spawn(session.run());
         Client { stream: client.expect("connect"), read: Vec::new() }
     }
 

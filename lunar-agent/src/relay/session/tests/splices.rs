@@ -45,7 +45,6 @@ async fn what_is_not_ours_reaches_its_provider_byte_for_byte() {
         "GET / HTTP/1.1\nHost: api.example\n\n",
         "\r\nGET / HTTP/1.1\r\nHost: api.example\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: api.example\r\nHalf of a he",
-        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
         "G",
         &format!("GET /{} HTTP/1.1\r\nHost: api.example\r\n\r\n", "a".repeat(70_000)),
         &format!("GET / HTTP/1.1\r\nHost: api.example\r\n{many}\r\n"),
