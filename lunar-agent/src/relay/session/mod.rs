@@ -49,7 +49,7 @@ use super::{
     place::Place,
     route::{Gateway, Route, route},
     setup::Settings,
-    upstream::{Stream, reset_on_drop, tune},
+    upstream::{Stream, reset_on_drop},
 };
 use crate::kernel::{layout::now, relay::Count};
 
@@ -111,7 +111,6 @@ enum Left {
 
 impl Session {
     fn new(stream: TcpStream, original: SocketAddr, place: Arc<Place>, relay: Arc<Relay>) -> Self {
-        tune(&stream);
         let client = Wire::new(stream, BytesMut::new());
         Self { client, original, place, relay, provider: None, patience: PATIENCE }
     }
@@ -294,6 +293,10 @@ impl Session {
 
 /// Ends the application's connection in order.
 async fn close(mut client: Wire<TcpStream>) {
+    if client.ended {
+        // Nothing lies unread that would make a reset of it.
+        return;
+    }
     let ended = async {
         client.stream.shutdown().await?;
         while !client.ended {

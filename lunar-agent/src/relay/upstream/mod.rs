@@ -5,6 +5,7 @@ mod tls;
 
 use std::{
     io,
+    os::fd::AsFd,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -63,9 +64,10 @@ impl Stream {
     }
 }
 
-/// Sets on a socket what all of the relay's sockets have: pieces go on at once, and a peer that has vanished is noticed.
-pub fn tune(stream: &TcpStream) {
-    let socket = SockRef::from(stream);
+/// Sets on a socket what all of the relay's sockets have: pieces go on at once, and a peer that has vanished is noticed. What a
+/// listening socket accepts has the same.
+pub fn tune(socket: &impl AsFd) {
+    let socket = SockRef::from(socket);
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_AFTER)
         .with_interval(KEEPALIVE_EVERY)
