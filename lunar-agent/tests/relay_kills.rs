@@ -189,7 +189,8 @@ fn requests_under_way_in_a_relay_that_is_killed_are_counted_and_every_later_conn
         eventually("the requests are under way", || scene.stage.relay()["requests"] == HELD);
         kill_and_wait(scene.stage.relay_pid());
         let later = scene.stage.client(&["load", "--to", PROVIDER, "--host", BOOKS, "--count", "50"]);
-        assert_eq!((&later["ok"], &later["failed"]), (&50.into(), &json!({})), "{later:#}");
+        let status = || scene.stage.world.status();
+        assert_eq!((&later["ok"], &later["failed"]), (&50.into(), &json!({})), "{later:#} {:#}", status());
         let held: Value = serde_json::from_str(&held.finish(SOON).unwrap()).unwrap();
         assert_eq!(
             (&held["ok"], held["told"].as_array().unwrap().len()),
