@@ -68,7 +68,7 @@ impl Scene {
         let before = count();
         within(3 * SOON, "requests go by the gateway", || {
             thread::sleep(Duration::from_millis(20));
-            count() >= before + 20
+            count() >= before + 50
         });
     }
 
@@ -140,6 +140,7 @@ fn kills_of_the_agent_cost_no_request_and_touch_no_relay() {
         scene.wait_until_in_use();
         let mut agent = scene.agent.take().unwrap();
         agent.child.signal(Signal::SIGKILL).unwrap();
+        eventually("the killed agent is gone", || !lives(agent.child.id()));
         // Its pipes stay open in the relay that it has started, so it is not waited for here.
         thread::spawn(move || drop(agent));
         let agent = scene.stage.agent(&scene.plan);
@@ -216,12 +217,14 @@ fn kills_of_the_relay_cost_only_what_was_under_way() {
     let seen = end(load);
     let failed: u64 = seen["failed"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
     let lost = scene.stage.counts()["lost"];
+    // Those that had been redirected, and that a dying relay did not come to accept.
+    let unheard = scene.stage.world.verdict("redirected") - scene.stage.counts()["accepted"];
     println!(
-        "{kills} kills of the relay: {failed} of {} requests failed, {lost} counted; {seen}",
+        "{kills} kills of the relay, {} requests, {failed} failed: {lost} counted as lost, {unheard} never accepted",
         seen["ok"]
     );
-    // Those whose connection the dead relay had not accepted yet, or whose head it had not read, are no requests to it.
-    assert!(failed <= lost + 4 * u64::from(kills), "{failed} failed and {lost} were counted: {seen:#}");
+    // One more for each kill may have been accepted and not yet been a request.
+    assert!(failed <= lost + unheard + u64::from(kills), "{failed}, {lost}, {unheard}: {seen:#}");
     assert!(seen["called_from"][DIRECT[0]].as_u64().unwrap_or_default() > 0, "{seen:#}");
 }
 
