@@ -101,11 +101,13 @@ fn end_well(loads: [Child; 2]) -> u64 {
     seen.iter().map(|seen| seen["ok"].as_u64().unwrap()).sum()
 }
 
-/// Whether this process still has files open.
+/// Whether this process still has files open: whether one of its threads, the first of which may be gone before the others,
+/// has not ended.
 fn lives(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut states = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
     // The state stands behind the name, which is in brackets.
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    states.any(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X'])))
 }
 
 fn kill_and_wait(pid: u32) {
