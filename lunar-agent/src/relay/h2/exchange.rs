@@ -157,7 +157,7 @@ impl Session {
             let said = answer.as_ref().map(|answer| answer.said(&settings));
             let step = exchange.gateway(outcome(&said), situation());
             // A gateway that cannot be spoken to in HTTP/2 is in no trouble.
-            let counts = !matches!(answer, Err(Failure::Connect(ConnectError::NotHttp2 | ConnectError::Tls)));
+            let counts = !matches!(answer, Err(Failure::Connect(ConnectError::NotHttp2)));
             if let Some(outcome) = step.settle.filter(|_| counts) {
                 self.relay.gateways.settle(&settings, admitted, outcome, now());
             }
@@ -236,7 +236,7 @@ impl Session {
         let settings = &asked.settings;
         let Some(endpoint) = settings.setup.endpoints.get(admitted.nth) else { return Err(Failure::Ended) };
         let upstream = self.relay.h2.of(endpoint, settings);
-        let connect = || pool::to_gateway(endpoint.clone(), Arc::clone(settings));
+        let connect = || pool::to_gateway(Arc::clone(&self.relay), endpoint.clone(), Arc::clone(settings));
         let mut answer = std::pin::pin!(upstream.send(connect, head, &asked.body, asked.idempotent));
         loop {
             if let Ok(answer) = timeout(LOOK, &mut answer).await {

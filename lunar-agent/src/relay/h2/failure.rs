@@ -4,7 +4,10 @@ use std::{error::Error, sync::Arc, time::Duration};
 
 use h2::Reason;
 
-use crate::gateway::outbound::Reason as Io;
+use crate::{
+    gateway::outbound::{ConnectError as Outbound, Reason as Io},
+    relay::upstream::{ReachError, TlsError},
+};
 
 /// Why there is no connection that speaks HTTP/2.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -21,14 +24,30 @@ pub enum ConnectError {
     /// It was greeted in another protocol. That is no trouble of the gateway's, and does not go away by itself.
     #[error("HTTP/2 with prior knowledge is not spoken there")]
     NotHttp2,
-    /// The gateway wants TLS.
-    #[error("TLS to the gateway is not built for HTTP/2")]
-    Tls,
+    /// TLS.
+    #[error(transparent)]
+    Tls(Arc<TlsError>),
 }
 
 impl From<std::io::Error> for ConnectError {
     fn from(error: std::io::Error) -> Self {
         Self::Connect(Arc::new(error))
+    }
+}
+
+impl From<ReachError> for ConnectError {
+    fn from(error: ReachError) -> Self {
+        match error {
+            ReachError::Connect(Outbound::Socket { source, .. } | Outbound::Connect { source, .. }) => {
+                source.into()
+            }
+            ReachError::Connect(Outbound::MarkNotPermitted { .. }) => {
+                std::io::Error::from(std::io::ErrorKind::PermissionDenied).into()
+            }
+            ReachError::Tls(TlsError::OtherProtocol) => Self::NotHttp2,
+            ReachError::Tls(error) => Self::Tls(Arc::new(error)),
+            ReachError::TimedOut(limit) => Self::Timeout(limit),
+        }
     }
 }
 

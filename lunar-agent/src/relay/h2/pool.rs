@@ -2,16 +2,16 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lunar_common::abi::MARK;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 
 use super::{
     failure::ConnectError,
     upstream::{Greets, Open, Upstream, open},
 };
-use crate::{
-    gateway::outbound::{self, ConnectError as Outbound},
-    relay::setup::{Endpoint, Settings},
+use crate::relay::{
+    Relay,
+    setup::{Endpoint, Settings},
+    upstream::Speaks,
 };
 
 /// They, by endpoint.
@@ -44,10 +44,14 @@ impl Pool {
 ///
 /// # Errors
 /// See [`ConnectError`].
-pub async fn to_gateway(endpoint: Endpoint, settings: Arc<Settings>) -> Result<Open, ConnectError> {
+pub async fn to_gateway(
+    relay: Arc<Relay>,
+    endpoint: Endpoint,
+    settings: Arc<Settings>,
+) -> Result<Open, ConnectError> {
     let limit = settings.setup.connect_timeout;
     let opening = async {
-        let io = connect(&endpoint, &settings).await?;
+        let io = relay.pool.connect(&settings.setup, &endpoint, Speaks::Http2).await?;
         open(io, Greets::Within(limit)).await
     };
     let opened = timeout(limit, opening).await.unwrap_or(Err(ConnectError::Timeout(limit)));
@@ -55,19 +59,4 @@ pub async fn to_gateway(endpoint: Endpoint, settings: Arc<Settings>) -> Result<O
         tracing::warn!(endpoint = %endpoint.address, %reason, "no connection to the gateway for HTTP/2");
     }
     opened
-}
-
-/// The bytes to and from an endpoint.
-async fn connect(endpoint: &Endpoint, settings: &Settings) -> Result<TcpStream, ConnectError> {
-    if settings.setup.supports_tls {
-        return Err(ConnectError::Tls);
-    }
-    let stream = outbound::connect(endpoint.address, MARK).await.map_err(|error| match error {
-        Outbound::Socket { source, .. } | Outbound::Connect { source, .. } => source.into(),
-        Outbound::MarkNotPermitted { .. } => {
-            ConnectError::from(std::io::Error::from(std::io::ErrorKind::PermissionDenied))
-        }
-    })?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }

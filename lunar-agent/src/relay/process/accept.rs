@@ -106,14 +106,15 @@ impl Door {
         let read = Seat::taken(&self.open) < MAX_CONNECTIONS;
         let seat = Seat::take(&self.open);
         let (place, relay) = (Arc::clone(&self.place), Arc::clone(&self.relay));
-        let work = async move {
+        // Boxed, because it is moved several times on its way to the runtime, and large.
+        let work = Box::pin(async move {
             let _seat = seat;
             if read {
                 session::serve(stream, original, place, relay).await;
             } else {
                 splice(stream, original, &place, &relay).await;
             }
-        };
+        });
         self.connections.spawn(async move {
             if AssertUnwindSafe(work).catch_unwind().await.is_err() {
                 tracing::error!(%original, "a defect of the relay has cost a connection");

@@ -29,6 +29,7 @@ use crate::{
         gateways::Gateways,
         place::Place,
         setup::{Settings, Setup, SetupError},
+        upstream::tune,
     },
 };
 
@@ -304,8 +305,8 @@ impl Serving {
         if !is_tcp || !socket.is_listener().unwrap_or(false) {
             return Err(ServeError::NoListener);
         }
-        // Linux hands it on to what is accepted.
-        socket.set_tcp_nodelay(true)?;
+        // What is accepted has it from the start (`tcp_create_openreq_child`), and no system call is made for each connection.
+        tune(&fd);
         let listener = std::net::TcpListener::from(fd);
         listener.set_nonblocking(true)?;
         let _inside = self.runtime.enter();

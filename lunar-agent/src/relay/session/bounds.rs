@@ -8,6 +8,10 @@ use crate::relay::http::head::{Limits, MAX_HEADERS};
 /// than this goes direct.
 pub const HEADS: Limits = Limits { bytes: 64 << 10, headers: MAX_HEADERS };
 
+/// The largest head that goes to the gateway. HAProxy's buffer has room for 15 KiB of one and 101 headers (`tune.bufsize`,
+/// `tune.maxrewrite`, `tune.http.maxhdr`), ours included; what is larger it answers with a 400 that no provider would have sent.
+pub const GATEWAY_HEAD: Limits = Limits { bytes: 12 << 10, headers: 90 };
+
 /// How much is read at a time, and so how much of a connection's bytes lies in the relay in each direction while they flow.
 pub const CHUNK: usize = 16 << 10;
 

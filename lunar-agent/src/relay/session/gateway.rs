@@ -23,7 +23,7 @@ use crate::{
         },
         replay::{AtGateway, Exchange, Mode, Next},
         setup::Settings,
-        upstream::{Stream, reset_on_drop},
+        upstream::{Speaks, Stream, reset_on_drop},
     },
 };
 
@@ -118,7 +118,7 @@ impl Session {
             let used = pooled.is_some();
             let stream = match pooled.take() {
                 Some(stream) => stream,
-                None => match Box::pin(relay.pool.connect(&settings.setup, endpoint)).await {
+                None => match Box::pin(relay.pool.connect(&settings.setup, endpoint, Speaks::Http1)).await {
                     Ok(stream) => stream,
                     Err(error) => {
                         tracing::debug!(%error, endpoint = %endpoint.address, "the gateway cannot be reached");

@@ -32,7 +32,7 @@ use tokio::{
 
 use self::{
     attempt::{Answer, Attempt},
-    bounds::{LINGER, PATIENCE, Patience},
+    bounds::{GATEWAY_HEAD, LINGER, PATIENCE, Patience},
     flow::Flow,
     opening::Opening,
     pass::{Pass, Passed},
@@ -49,7 +49,7 @@ use super::{
     place::Place,
     route::{Gateway, Route, route},
     setup::Settings,
-    upstream::{Stream, reset_on_drop, tune},
+    upstream::{Stream, reset_on_drop},
 };
 use crate::kernel::{layout::now, relay::Count};
 
@@ -111,7 +111,6 @@ enum Left {
 
 impl Session {
     fn new(stream: TcpStream, original: SocketAddr, place: Arc<Place>, relay: Arc<Relay>) -> Self {
-        tune(&stream);
         let client = Wire::new(stream, BytesMut::new());
         Self { client, original, place, relay, provider: None, patience: PATIENCE }
     }
@@ -148,6 +147,9 @@ impl Session {
                 then => break then,
             }
         };
+        let relay = Arc::clone(&self.relay);
+        // What is spliced is under way until its end: nobody knows where a request ends in it.
+        let _under_way = matches!(then, Then::Apart | Then::Join(_)).then(|| relay.counts.request());
         match then {
             Then::Next | Then::Gone => {}
             Then::Close => close(self.client).await,
@@ -173,11 +175,11 @@ impl Session {
             tracing::debug!(?why, original = %self.original, "a connection is spliced to its provider");
             return Then::Apart;
         }
-        let sound = self.body_is_sound(&head);
+        let fits = self.fits_the_gateway(&head) && self.body_is_sound(&head);
         let _under_way = relay.counts.request();
         let mut request = Request::take(head, &mut self.client, settings.setup.replay_buffer);
         match (way, admitted) {
-            (Route::Gateway, Ok(admitted)) if sound => {
+            (Route::Gateway, Ok(admitted)) if fits => {
                 self.by_gateway(&mut request, &settings, admitted).await
             }
             (Route::Gateway | Route::Direct(_) | Route::Splice(_), _) => {
@@ -185,6 +187,14 @@ impl Session {
                 self.by_provider(&mut request, &settings, None).await
             }
         }
+    }
+
+    /// Whether the gateway has room for a head and the headers that are added.
+    fn fits_the_gateway(&self, head: &RequestHead) -> bool {
+        let raw = self.client.input.get(..head.length).unwrap_or_default();
+        // Each of them ends a line; the request's own line and the empty one are none.
+        let headers = raw.iter().filter(|byte| **byte == b'\n').count().saturating_sub(2);
+        head.length <= GATEWAY_HEAD.bytes && headers <= GATEWAY_HEAD.headers
     }
 
     /// Whether what has been read of the body behind a head can be the beginning of one. One that cannot goes to the provider
@@ -283,6 +293,10 @@ impl Session {
 
 /// Ends the application's connection in order.
 async fn close(mut client: Wire<TcpStream>) {
+    if client.ended {
+        // Nothing lies unread that would make a reset of it.
+        return;
+    }
     let ended = async {
         client.stream.shutdown().await?;
         while !client.ended {

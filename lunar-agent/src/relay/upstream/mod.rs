@@ -1,10 +1,13 @@
 //! Connections from the relay to the gateway and to providers.
 
+#[cfg(test)]
+pub(super) mod certificate;
 mod pool;
 mod tls;
 
 use std::{
     io,
+    os::fd::AsFd,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -18,6 +21,7 @@ use tokio::{
 use tokio_rustls::client::TlsStream;
 
 pub use pool::{Pool, ReachError};
+pub use tls::{Speaks, TlsError};
 
 /// When the kernel asks a silent peer whether it is still there. An application that has closed its whole connection looks like
 /// one that waits for the answer with its own side closed; only the first answers this with a reset.
@@ -62,9 +66,10 @@ impl Stream {
     }
 }
 
-/// Sets on a socket what all of the relay's sockets have: pieces go on at once, and a peer that has vanished is noticed.
-pub fn tune(stream: &TcpStream) {
-    let socket = SockRef::from(stream);
+/// Sets on a socket what all of the relay's sockets have: pieces go on at once, and a peer that has vanished is noticed. What a
+/// listening socket accepts has the same.
+pub fn tune(socket: &impl AsFd) {
+    let socket = SockRef::from(socket);
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_AFTER)
         .with_interval(KEEPALIVE_EVERY)

@@ -7,12 +7,12 @@ use std::{
 };
 
 use lunar_common::abi::MARK;
-use tokio::time::{Instant, error::Elapsed, sleep, timeout};
-use tokio_rustls::TlsConnector;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::rustls::ClientConfig;
 
 use super::{
     Stream,
-    tls::{self, TlsError},
+    tls::{self, Speaks, TlsError},
     tune,
 };
 use crate::{
@@ -36,15 +36,15 @@ pub enum ReachError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// One of them took too long.
-    #[error("it took longer than connect_timeout")]
-    TimedOut(#[from] Elapsed),
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
 }
 
 /// Connections to the gateway's endpoints that lie unused, and the way to new ones.
 #[derive(Default)]
 pub struct Pool {
     shelves: Arc<Mutex<Shelves>>,
-    connector: OnceLock<TlsConnector>,
+    tls: OnceLock<Arc<ClientConfig>>,
 }
 
 #[derive(Default)]
@@ -111,28 +111,35 @@ impl Pool {
     ///
     /// # Errors
     /// See [`ReachError`].
-    pub async fn connect(&self, setup: &Setup, endpoint: &Endpoint) -> Result<Stream, ReachError> {
-        let stream = timeout(setup.connect_timeout, outbound::connect(endpoint.address, MARK)).await??;
+    pub async fn connect(
+        &self,
+        setup: &Setup,
+        endpoint: &Endpoint,
+        speaks: Speaks,
+    ) -> Result<Stream, ReachError> {
+        let limit = setup.connect_timeout;
+        let late = |_| ReachError::TimedOut(limit);
+        let stream = timeout(limit, outbound::connect(endpoint.address, MARK)).await.map_err(late)??;
         tune(&stream);
         if !setup.supports_tls {
             return Ok(Stream::Plain(stream));
         }
-        let connector = match self.connector.get() {
-            Some(connector) => connector,
+        let config = match self.tls.get() {
+            Some(config) => config,
             None => {
                 let native = tls::native()?;
-                self.connector.get_or_init(|| native)
+                self.tls.get_or_init(|| native)
             }
         };
-        let handshake = tls::handshake(connector, &endpoint.host, stream);
-        let stream = timeout(setup.connect_timeout, Box::pin(handshake)).await??;
+        let handshake = tls::handshake(config, speaks, &endpoint.host, stream);
+        let stream = timeout(limit, Box::pin(handshake)).await.map_err(late)??;
         Ok(Stream::Tls(Box::new(stream)))
     }
 
     /// Trusts `roots`, whatever the host trusts.
     #[cfg(test)]
     pub(crate) fn trust(&self, roots: tokio_rustls::rustls::RootCertStore) {
-        assert!(self.connector.set(tls::connector(roots).expect("a sound configuration")).is_ok());
+        assert!(self.tls.set(tls::config(roots).expect("a sound configuration")).is_ok());
     }
 
     fn lock(&self) -> MutexGuard<'_, Shelves> {

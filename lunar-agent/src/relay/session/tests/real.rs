@@ -7,13 +7,9 @@ use tokio::{
     net::TcpStream,
     process::{Child, Command},
 };
-use tokio_rustls::rustls::{
-    RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject},
-};
 
 use super::scene::*;
-use crate::kernel::relay::Count;
+use crate::{kernel::relay::Count, relay::upstream::certificate::certificate};
 
 const HAPROXY: &str = "
 defaults
@@ -186,25 +182,32 @@ async fn curl_gets_from_nginx_by_way_of_haproxy_what_it_gets_without_us() {
     assert_eq!((real.scene.count(Count::Gateway), real.scene.count(Count::Replayed)), (13, 0));
 }
 
-/// A certificate for `localhost`, as HAProxy reads it, and as whoever trusts it does.
-fn certificate(dir: &Path) -> RootCertStore {
-    let args = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -days 2 \
-                -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE";
-    let (key, certificate) = (dir.join("key"), dir.join("certificate"));
-    let made = std::process::Command::new("openssl")
-        .args(args.split_whitespace())
-        .arg("-keyout")
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output()
-        .expect("openssl is there");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let both = [std::fs::read(&certificate).expect("read"), std::fs::read(key).expect("read")].concat();
-    std::fs::write(dir.join("both"), both).expect("write");
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(certificate).expect("PEM")).expect("a certificate");
-    roots
+#[tokio::test]
+async fn a_head_that_haproxy_has_no_room_for_costs_nothing() {
+    let real = Real::start("", "localhost").await;
+    let fields = |count: usize, size: usize| {
+        (0..count)
+            .flat_map(|nth| ["-H".to_owned(), format!("a{nth}: {}", "b".repeat(size))])
+            .collect::<Vec<_>>()
+    };
+    // Curl has three of its own.
+    for (fields, by_gateway) in
+        [(fields(2, 5_900), true), (fields(2, 6_100), false), (fields(87, 1), true), (fields(88, 1), false)]
+    {
+        let before = (real.scene.count(Count::Gateway), real.scene.count(Count::Direct));
+        let mut args = vec!["-w", "%{http_code}", "BASE/204"];
+        args.extend(fields.iter().map(String::as_str));
+        assert_eq!(real.curl(&args).await, b"204");
+        let after = (real.scene.count(Count::Gateway), real.scene.count(Count::Direct));
+        let expected = if by_gateway { (before.0 + 1, before.1) } else { (before.0, before.1 + 1) };
+        assert_eq!(after, expected, "{} fields", fields.len() / 2);
+    }
+    // And that is the reason.
+    let told = format!("x-lunar-host: api.example:{}", real.scene.provider.address.port());
+    let large = fields(3, 6_000);
+    let mut args = vec!["-w", "%{http_code}", "-o", "/dev/null", "BASE/204", "-H", &told];
+    args.extend(large.iter().map(String::as_str));
+    assert_eq!(real.curl_at("http", real.scene.gateway.address, &args).await, b"400");
 }
 
 #[tokio::test]
