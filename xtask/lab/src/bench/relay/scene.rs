@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The relay listens in the client's namespace and calls the gateway from the host's, where the agent is. At 203.0.113.10, where
-//! the redirected client believes to be, somebody accepts and closes: what is not redirected fails.
+//! the redirected client believes to be, is a second such gateway: it refuses what was not redirected, for want of the headers.
 
 use std::{
     ops::Range,
@@ -99,7 +99,7 @@ impl Scene {
                     .netns(&gateway)
                     .cpus([cpus.gateway])?,
             )?,
-            lab.spawn(lab.role(["bench", "listen", "203.0.113.10:80"])?.netns(&provider))?,
+            lab.spawn(lab.role(["bench", "gateway", "203.0.113.10:80"])?.netns(&provider))?,
         ];
         others.iter().try_for_each(|child| child.wait_for_line("ready", SOON).map(drop))?;
         let mut scene = Self { ways: Vec::new(), _others: others, lab };
