@@ -378,7 +378,7 @@ pub struct Connection {
     pub target: u32,
     /// Endpoint slot.
     pub endpoint: u32,
-    /// The failsafe's ticket.
+    /// The failsafe's ticket; of one that leads to the relay, [`RelayAt::place`].
     pub ticket: u32,
     /// Place of its SYN in [`Syns`] + 1; 0: not tracked.
     pub syn_slot: u32,

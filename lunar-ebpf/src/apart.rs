@@ -7,7 +7,7 @@
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use lunar_common::{
     abi::{
-        Control, Event, LISTENERS_PER_ENDPOINT, LISTENERS_PER_RELAYED, MAX_ENDPOINTS, RELAY_LEASE, Settings,
+        Control, Event, LISTENERS_PER_ENDPOINT, LISTENERS_PER_RELAYED, MAX_ENDPOINTS, RELAY_LEASE, Settings, TO_RELAY,
         endpoint, event, flag,
     },
     bar::{self, Bar},
@@ -171,7 +171,7 @@ fn listening(slot: u32) -> bool {
 }
 
 /// Where the relay takes connections of `family` in the network namespace with the cookie `netns`, at `now` (nanoseconds): the raw
-/// port in bits 0 to 15, the raw IPv4 address in 32 to 63; 0: nowhere.
+/// port in bits 0 to 15, its place in 16 to 31, the raw IPv4 address in 32 to 63; no port: nowhere.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn relay_at(netns: u64, family: u32, now: u64) -> u64 {
@@ -191,18 +191,28 @@ pub extern "C" fn relay_at(netns: u64, family: u32, now: u64) -> u64 {
     let heartbeat = load(unsafe { &raw const (*control).relay_heartbeat });
     let v6 = u32::from(family == 6);
     if KtimeNs(now).since(heartbeat) >= RELAY_LEASE
+        || fails(relay.place)
         || !maps::relay_listens(relay.place * LISTENERS_PER_RELAYED + v6)
     {
         return 0;
     }
     if v6 != 0 {
-        return u64::from(relay.port_v6.raw());
+        return u64::from(relay.place) << 16 | u64::from(relay.port_v6.raw());
     }
     // A listener on every address of 127/8 that is none of a network's first and last: many times the ports of one.
     // SAFETY: the helper has no preconditions.
     let random = unsafe { bpf_get_prandom_u32() };
     let address = u32::from_ne_bytes([127, random as u8, (random >> 8) as u8, 1]);
-    u64::from(address) << 32 | u64::from(relay.port_v4.raw())
+    u64::from(address) << 32 | u64::from(relay.place) << 16 | u64::from(relay.port_v4.raw())
+}
+
+/// Whether so many connects to the relay have failed in a row in one namespace that none is to go there.
+#[inline(always)]
+fn fails(place: u32) -> bool {
+    let (Some(settings), Some(failures)) = (maps::settings(), maps::RELAY_FAILURES.get_ptr(place)) else {
+        return true;
+    };
+    load(failures) >= u64::from(settings.threshold)
 }
 
 /// Steps 6 to 8 of the verdict, packed: for a socket that can reach addresses of `family` (4, 6, or 0 for none), in
@@ -288,6 +298,18 @@ pub extern "C" fn opinion_of_names(cgroup: u64, high: u64, low: u64, port: u32, 
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn settle(endpoint: u32, ticket: u32, failed: u32) -> u32 {
+    if endpoint == TO_RELAY {
+        // The gateway's words are the relay's to write. What fails here is the way to the relay.
+        if let Some(failures) = maps::RELAY_FAILURES.get_ptr_mut(ticket) {
+            if failed != 0 {
+                atomic::add(failures, 1);
+            } else {
+                // SAFETY: a live map value, aligned; one store, and of two at a time either will do.
+                unsafe { failures.write_volatile(0) };
+            }
+        }
+        return 1;
+    }
     u32::from(failsafe::persist(|| (settle_once(endpoint, ticket, failed) != 0).then_some(())).is_some())
 }
 

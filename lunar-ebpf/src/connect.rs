@@ -110,19 +110,18 @@ fn redirect<H: SockAddr>(
     attachment: Attachment,
     held: Option<&mut Connection>,
 ) -> Reason {
-    let (slot, place) = if facts.settings.flags & flag::RELAY != 0 {
+    let (slot, place, ticket) = if facts.settings.flags & flag::RELAY != 0 {
         let family = if H::V4_ONLY { 4 } else { u32::from(facts.family) };
-        match apart::relay_at(facts.hook.netns(), family, facts.now.0) {
-            0 => {
-                forget(held, facts.control);
-                return Reason::NoListener;
-            }
-            at => (TO_RELAY, relay(family, at)),
+        let at = apart::relay_at(facts.hook.netns(), family, facts.now.0);
+        if at as u16 == 0 {
+            forget(held, facts.control);
+            return Reason::NoListener;
         }
+        (TO_RELAY, relay(family, at), (at >> 16) as u32 & 0xffff)
     } else {
         let slot = apart::slot(facts.settings, verdict.nth);
         let Some(endpoint) = maps::ENDPOINTS.get(slot) else { return Reason::Unsuitable };
-        (slot, endpoint.address)
+        (slot, endpoint.address, verdict.ticket.0)
     };
     let connection = match held {
         Some(connection) => connection,
@@ -149,7 +148,7 @@ fn redirect<H: SockAddr>(
     connection.original = facts.destination;
     connection.target = attachment.target;
     connection.endpoint = slot;
-    connection.ticket = verdict.ticket.0;
+    connection.ticket = ticket;
     connection.syn_slot = 0;
     connection.started = KtimeNs(0);
     connection.phase = phase::DECIDED;

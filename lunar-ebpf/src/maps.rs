@@ -97,6 +97,8 @@ static RELAY_LISTENERS: Listeners = Listeners(UnsafeCell::new(bpf_map_def {
     id: 0,
     pinning: 0,
 }));
+#[map]
+pub static RELAY_FAILURES: Array<u64> = Array::with_max_entries(MAX_RELAYED, BPF_F_MMAPABLE);
 /// Written by the relays, for those who read the pins.
 #[map]
 static RELAY_TOTALS: Array<RelayTotals> = Array::with_max_entries(1, BPF_F_MMAPABLE);

@@ -377,7 +377,7 @@ impl Agent {
         if !detach {
             return;
         }
-        crate::relay::process::end_all(&self.state.relay);
+        self.relay.stop();
         match self.pins.remove_all(self.under_way() + HANDED_OVER) {
             Ok(removed) => tracing::info!(pins = removed.len(), "detached"),
             Err(e) => tracing::error!(error = %e, "not everything was detached: run `lunar-agent cleanup`"),

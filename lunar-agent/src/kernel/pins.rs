@@ -11,14 +11,15 @@ use std::{
     time::Duration,
 };
 
-use lunar_common::abi;
+use aya::maps::MapData;
+use lunar_common::abi::{self, maps};
 use nix::{
     fcntl::{Flock, FlockArg},
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
-use super::{KernelError, attach, features::Missing, sys};
+use super::{KernelError, attach, features::Missing, state::map_error, sys};
 
 /// Where bpffs belongs on any machine.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -59,7 +60,7 @@ impl Pins {
 
     /// Whether an agent of this version has pinned anything here.
     pub fn exist(&self) -> bool {
-        self.map(abi::maps::CONTROL).exists()
+        self.map(maps::CONTROL).exists()
     }
 
     /// Makes the root, for [`Pins::lock`]; mounts bpffs where it belongs and is missing.
@@ -130,6 +131,17 @@ impl Pins {
             Err((_, nix::Error::EWOULDBLOCK)) => Err(KernelError::Held(self.root.clone())),
             Err((_, e)) => Err(KernelError::sys("lock", self.root.display().to_string())(e.into())),
         }
+    }
+
+    /// What tells these pins from others that are, or were, at the same place: the id of the control block's map.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn identity(&self) -> Result<u32, KernelError> {
+        MapData::from_pin(self.map(maps::CONTROL))
+            .and_then(|map| map.info())
+            .map(|info| info.id())
+            .map_err(map_error(maps::CONTROL))
     }
 
     /// The links that are pinned, as (owner, program, path).

@@ -9,7 +9,7 @@ use std::{
 
 use aya::maps::{HashMap, MapData, MapError};
 use lunar_common::{
-    abi::{LISTENERS_PER_RELAYED, MAX_RELAYS, RecordKey, RelayAt, RelayLife, RelayTotals, maps},
+    abi::{LISTENERS_PER_RELAYED, MAX_RELAYED, MAX_RELAYS, RecordKey, RelayAt, RelayLife, RelayTotals, maps},
     net::Destination,
 };
 
@@ -164,6 +164,7 @@ pub struct Life<'a> {
 pub struct RelayPlaces {
     relays: HashMap<MapData, u64, Value<RelayAt>>,
     listeners: OwnedFd,
+    failures: Mapped<u64>,
 }
 
 impl RelayPlaces {
@@ -176,7 +177,25 @@ impl RelayPlaces {
             relays: typed(pins, maps::RELAYS)?,
             listeners: sys::open_pin(&pins.map(maps::RELAY_LISTENERS))
                 .map_err(KernelError::sys("open", maps::RELAY_LISTENERS))?,
+            failures: sys::open_pin(&pins.map(maps::RELAY_FAILURES))
+                .and_then(|fd| Mapped::new(fd.as_fd(), MAX_RELAYED as usize, true))
+                .map_err(KernelError::sys("map", maps::RELAY_FAILURES))?,
         })
+    }
+
+    fn failures(&self, place: u32) -> &AtomicU64 {
+        // SAFETY: in the mapping (checked), aligned, as long as `self`; everyone accesses it as one word.
+        unsafe { AtomicU64::from_ptr(self.failures.ptr(place as usize)) }
+    }
+
+    /// Connects to the relay that failed in a row there.
+    pub fn failed_in_a_row(&self, place: u32) -> u64 {
+        self.failures(place).load(Ordering::Relaxed)
+    }
+
+    /// Sets that.
+    pub fn set_failed_in_a_row(&self, place: u32, failures: u64) {
+        self.failures(place).store(failures, Ordering::Relaxed);
     }
 
     /// All of them, by the cookie of the network namespace.
@@ -209,6 +228,7 @@ impl RelayPlaces {
                 sys::sockmap_put(self.listeners.as_fd(), place, socket).map_err(failed())?;
             }
         }
+        self.set_failed_in_a_row(at.place, 0);
         self.relays.insert(cookie, Value(at), 0).map_err(map_error(maps::RELAYS))
     }
 

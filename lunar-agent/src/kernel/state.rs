@@ -65,6 +65,7 @@ fn shape(name: &str) -> Shape {
         maps::NAME_COUNTS => of::<u32, NameCounts>(MAX_TARGETS),
         maps::RELAYS => of::<u64, RelayAt>(abi::MAX_RELAYED),
         maps::RELAY_LISTENERS => of::<u32, u64>(abi::MAX_RELAYED * abi::LISTENERS_PER_RELAYED),
+        maps::RELAY_FAILURES => of::<u32, u64>(abi::MAX_RELAYED),
         maps::RELAY_TOTALS => of::<u32, RelayTotals>(1),
         maps::RELAY_LIVES => of::<u32, RelayLife>(abi::MAX_RELAYS),
         maps::MISSED => of::<u32, Missed>(names::MISSED_PLACES),

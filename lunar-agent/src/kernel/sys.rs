@@ -194,7 +194,7 @@ impl<T> Drop for Mapped<T> {
 /// Cookie of the socket in a place of a sockmap whose values have 8 bytes; `None` where there is none.
 pub fn sockmap_cookie(map: BorrowedFd<'_>, place: u32) -> io::Result<Option<u64>> {
     let mut cookie = 0;
-    match sockmap(bpf_cmd::BPF_MAP_LOOKUP_ELEM, map, place, &mut cookie, 0) {
+    match sockmap(bpf_cmd::BPF_MAP_LOOKUP_ELEM, map, place, Some(&mut cookie), 0) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         done => done.map(|()| Some(cookie)),
     }
@@ -203,18 +203,26 @@ pub fn sockmap_cookie(map: BorrowedFd<'_>, place: u32) -> io::Result<Option<u64>
 /// Puts a socket in an empty place of such a sockmap. (To put one in the place that it has already would, before 6.13
 /// (75e072a390da, also in 6.12.y), take away the link by which the kernel empties the place when the socket closes.)
 pub fn sockmap_put(map: BorrowedFd<'_>, place: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
-    sockmap(bpf_cmd::BPF_MAP_UPDATE_ELEM, map, place, &mut (socket.as_raw_fd() as u64), BPF_NOEXIST.into())
+    let mut socket = socket.as_raw_fd() as u64;
+    sockmap(bpf_cmd::BPF_MAP_UPDATE_ELEM, map, place, Some(&mut socket), BPF_NOEXIST.into())
 }
 
 /// Empties a place of a sockmap; one that is empty is no error.
 pub fn sockmap_clear(map: BorrowedFd<'_>, place: u32) -> io::Result<()> {
-    match sockmap(bpf_cmd::BPF_MAP_DELETE_ELEM, map, place, &mut 0, 0) {
+    match sockmap(bpf_cmd::BPF_MAP_DELETE_ELEM, map, place, None, 0) {
         Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) => Ok(()),
         done => done,
     }
 }
 
-fn sockmap(cmd: bpf_cmd, map: BorrowedFd<'_>, place: u32, value: &mut u64, flags: u64) -> io::Result<()> {
+/// Without a value where the command knows none: the kernel refuses fields that it does not read (`CHECK_ATTR`).
+fn sockmap(
+    cmd: bpf_cmd,
+    map: BorrowedFd<'_>,
+    place: u32,
+    value: Option<&mut u64>,
+    flags: u64,
+) -> io::Result<()> {
     let mut attr = new_attr();
     // SAFETY: the union is zeroed; these fields are the ones that these commands read, and what they point to outlives
     // the call.
@@ -222,7 +230,7 @@ fn sockmap(cmd: bpf_cmd, map: BorrowedFd<'_>, place: u32, value: &mut u64, flags
         let element = &mut attr.__bindgen_anon_2;
         element.map_fd = map.as_raw_fd() as u32;
         element.key = (&raw const place) as u64;
-        element.__bindgen_anon_1.value = core::ptr::from_mut(value) as u64;
+        element.__bindgen_anon_1.value = value.map_or(0, |value| core::ptr::from_mut(value) as u64);
         element.flags = flags;
     }
     bpf(cmd, &mut attr).map(drop)

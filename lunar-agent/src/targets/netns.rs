@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// A network namespace: device and inode of its file in nsfs.
@@ -50,21 +50,45 @@ fn path(pid: u32) -> String {
     format!("/proc/{pid}/ns/net")
 }
 
-/// Those of all processes in the cgroups and below them, each with a process that is in it.
-pub fn of_cgroups<'a>(cgroups: impl IntoIterator<Item = &'a Path>) -> BTreeMap<NetnsId, u32> {
-    let mut found = BTreeMap::new();
+/// Whether the network namespace of a process has a way to anywhere by IPv6: a route that is none of the loopback device's and none of
+/// those that every device has.
+pub fn has_ipv6(pid: u32) -> bool {
+    // Destination, its length, source, its length, next hop, metric, references, use, flags, device.
+    let text = fs::read_to_string(format!("/proc/{pid}/net/ipv6_route")).unwrap_or_default();
+    text.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let destination = fields.next().unwrap_or_default();
+        let device = fields.nth(8).unwrap_or_default();
+        device != "lo" && !destination.starts_with("fe8") && !destination.starts_with("ff")
+    })
+}
+
+/// What a look at the processes of cgroups has found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Each network namespace, with a process that is in it.
+    pub namespaces: BTreeMap<NetnsId, u32>,
+    /// A process that may not be looked into (`CAP_SYS_PTRACE`), if there is one.
+    pub unseen: Option<u32>,
+}
+
+/// The network namespaces of all processes in the cgroups and below them.
+pub fn of_cgroups(cgroups: &[PathBuf]) -> Found {
+    let mut found = Found::default();
     for cgroup in cgroups {
         collect(cgroup, &mut found);
     }
     found
 }
 
-fn collect(cgroup: &Path, found: &mut BTreeMap<NetnsId, u32>) {
+fn collect(cgroup: &Path, found: &mut Found) {
     let text = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
     for pid in text.lines().filter_map(|line| line.parse().ok()) {
-        // A process that has ended since is in none.
-        if let Ok(id) = NetnsId::of_process(pid) {
-            found.entry(id).or_insert(pid);
+        match NetnsId::of_process(pid) {
+            Ok(id) => drop(found.namespaces.entry(id).or_insert(pid)),
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => found.unseen = Some(pid),
+            // A process that has ended since is in none.
+            Err(_) => {}
         }
     }
     let Ok(below) = fs::read_dir(cgroup) else { return };

@@ -46,6 +46,9 @@ pub const MISSED: &str = "MISSED";
 pub const RELAYS: &str = "RELAYS";
 /// The relay's listening sockets, by namespace, see [`super::RelayAt::place`].
 pub const RELAY_LISTENERS: &str = "RELAY_LISTENERS";
+/// Connects to the relay that failed in a row, by [`super::RelayAt::place`], mapped by the agent. From [`super::Settings::threshold`]
+/// on none goes there, until the agent has proved that one gets through and begins anew.
+pub const RELAY_FAILURES: &str = "RELAY_FAILURES";
 /// [`super::RelayTotals`], one entry, mapped by agent and relay.
 pub const RELAY_TOTALS: &str = "RELAY_TOTALS";
 /// [`super::RelayLife`], a place for each relay, mapped by agent and relay.
@@ -76,7 +79,7 @@ pub const NAME_ANSWERS: &str = "NAME_ANSWERS";
 pub const HITS: &str = "HITS";
 
 /// The maps that outlive an agent.
-pub const STATE: [&str; 25] = [
+pub const STATE: [&str; 26] = [
     CONTROL,
     FAILSAFE,
     ENDPOINTS,
@@ -100,6 +103,7 @@ pub const STATE: [&str; 25] = [
     MISSED,
     RELAYS,
     RELAY_LISTENERS,
+    RELAY_FAILURES,
     RELAY_TOTALS,
     RELAY_LIVES,
 ];

@@ -50,24 +50,27 @@ pub(super) fn cookie() -> io::Result<u64> {
     netns_cookie()
 }
 
-/// Listens in the network namespace that the thread is in, and proves that a connection gets there.
+/// Listens in the network namespace that the thread is in, and proves that a connection gets there. For IPv6 only where that leads
+/// anywhere: an application that tries both is to see at once, as without us, that it does not.
 ///
 /// # Errors
 /// Why there is none for IPv4: every loopback device that is up has its addresses.
-pub(super) fn listen() -> io::Result<Listeners> {
+pub(super) fn listen(wants_v6: bool) -> io::Result<Listeners> {
     // Every address of 127/8, so that the kernel's programs can spread connections over many; none but `lo` leads there.
-    let v4 = listen_on((Ipv4Addr::UNSPECIFIED, 0).into(), Ipv4Addr::new(127, 0, 0, 1).into());
+    let v4 = listen_on((Ipv4Addr::UNSPECIFIED, 0).into(), Ipv4Addr::new(127, 255, 254, 1).into());
     let v4 = v4?;
-    let v6 = listen_on((Ipv6Addr::LOCALHOST, 0).into(), Ipv6Addr::LOCALHOST.into());
-    Ok(Listeners { v4, v6: v6.ok() })
+    let v6 = wants_v6.then(|| listen_on((Ipv6Addr::LOCALHOST, 0).into(), Ipv6Addr::LOCALHOST.into()));
+    Ok(Listeners { v4, v6: v6.and_then(Result::ok) })
 }
 
 fn listen_on(address: SocketAddr, at: std::net::IpAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
+        // Nobody outside gets to `::1`, and a socket bound to `lo` would not answer one that has another address of this namespace.
         socket.set_only_v6(true)?;
+    } else {
+        socket.bind_device(Some(b"lo"))?;
     }
-    socket.bind_device(Some(b"lo"))?;
     // The kernel chooses a port that none of the application's own sockets has.
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -1,14 +1,17 @@
 //! The relay, as the agent looks after it: a process that outlives the agent, listening where targets are.
 
 mod keeper;
+mod link;
 mod listen;
+mod namespaces;
 mod plan;
 
 use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{SyncSender, TrySendError, sync_channel},
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Sender, channel},
     },
     time::Duration,
 };
@@ -16,7 +19,6 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::agent::Agent;
-use crate::targets::netns::NetnsId;
 use crate::{
     config::{Config, Handoff},
     control::{Answer, status},
@@ -25,53 +27,72 @@ use crate::{
         process,
         setup::{Endpoint, Setup},
     },
+    targets::netns::NetnsId,
 };
-use keeper::{Command, Keeper, Report, Wish};
+use keeper::{Command, Keeper, Report, Wanted, Wish};
 
-/// Commands that wait for the keeper; what is told beyond that it finds by itself, a second later at most.
-const COMMANDS: usize = 256;
+/// Processes that may wait to be looked at; the others are found by the next look, a second later at most.
+const MAX_PENDING: usize = 256;
 
-/// How long whoever attaches a target waits for the relay to listen there.
+/// How long whoever attaches a target, or changes what the relay serves by, waits for it.
 const FIRST_LOOK: Duration = Duration::from_secs(3);
 
 /// The keeper's other end.
 pub(super) struct RelayCare {
-    commands: SyncSender<Command>,
-    wish: Arc<Mutex<Option<Arc<Wish>>>>,
+    commands: Sender<Command>,
+    wanted: Wanted,
     report: Arc<Mutex<Report>>,
-    setup: Option<Arc<Setup>>,
+    pending: Arc<AtomicUsize>,
+    /// What was wished last; `None` before anything was.
+    wished: Option<Option<Arc<Setup>>>,
 }
 
 impl RelayCare {
     /// Begins with no relay wanted.
     pub(super) fn start(pins: &Path, agent_socket: &Path) -> Result<Self, KernelError> {
-        let (commands, told) = sync_channel(COMMANDS);
-        let (wish, report) = (Arc::default(), Arc::default());
-        let socket = process::socket_beside(agent_socket);
-        let keeper =
-            Keeper::new(pins.to_owned(), socket, Arc::clone(&wish), Arc::clone(&report), commands.clone())?;
+        let (commands, told) = channel();
+        let (wanted, report, pending) = (Wanted::default(), Arc::default(), Arc::default());
+        let keeper = Keeper::new(
+            pins.to_owned(),
+            process::socket_beside(agent_socket),
+            Arc::clone(&wanted),
+            Arc::clone(&report),
+            Arc::clone(&pending),
+            commands.clone(),
+        )?;
         std::thread::Builder::new()
             .name("relay-keeper".to_owned())
             .spawn(move || keeper.run(&told))
             .map_err(KernelError::sys("start", "the thread that looks after the relay"))?;
-        Ok(Self { commands, wish, report, setup: None })
+        Ok(Self { commands, wanted, report, pending, wished: None })
     }
 
     fn tell(&self, command: Command) {
-        if let Err(TrySendError::Full(_)) = self.commands.try_send(command) {
-            tracing::debug!("the relay's keeper is busy");
-        }
+        // It works as long as the agent, unless it has been stopped.
+        let _stopped = self.commands.send(command);
     }
 
-    /// Puts a wish in the place of the one before, so that none is lost in a crowd of commands.
+    /// Puts a wish in the place of the one before.
     fn want(&self, wish: Option<Wish>) {
-        *self.wish.lock().unwrap_or_else(PoisonError::into_inner) = wish.map(Arc::new);
+        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = wish.map(Arc::new);
         self.tell(Command::Look(None));
     }
 
     /// A process of a target was not handed to a relay because none listens in its network namespace.
     pub(super) fn missed(&self, pid: u32) {
-        self.tell(Command::Process(pid));
+        if self.pending.fetch_add(1, Ordering::Relaxed) < MAX_PENDING {
+            self.tell(Command::Process(pid));
+        } else {
+            self.pending.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Ends all relays, and looks after none any more.
+    pub(super) fn stop(&self) {
+        let (done, stopped) = oneshot::channel();
+        self.tell(Command::Stop(done));
+        // On a thread of its own: this one may be the runtime's, which does not let itself be blocked.
+        let _ended = std::thread::spawn(move || stopped.blocking_recv()).join();
     }
 
     /// What it is that the relay lacks.
@@ -87,7 +108,7 @@ impl RelayCare {
     pub(super) fn shown(&self) -> status::RelayKnowledge {
         let report = self.report();
         status::RelayKnowledge {
-            version: report.relay.map(|hello| hello.version),
+            version: report.version,
             namespaces: Some(report.namespaces.len()),
             problem: report.problem,
         }
@@ -98,14 +119,13 @@ impl RelayCare {
         NetnsId::of_process(pid).is_ok_and(|id| self.report().namespaces.contains(&id))
     }
 
-    /// Ends when the relay listens where targets are, or it takes too long.
+    /// Ends when the relay listens where targets are, and serves by what was wished last, or it takes too long.
     pub(super) fn looked(&self) -> impl Future<Output = ()> + use<> {
         let (done, looked) = oneshot::channel();
-        // In vain if it is busy; then it has just begun to look.
         self.tell(Command::Look(Some(done)));
         async move {
             if tokio::time::timeout(FIRST_LOOK, looked).await.is_err() {
-                tracing::warn!("the relay is slow to listen; connects go direct until it does");
+                tracing::warn!("the relay is slow to follow; `lunar-agent status` says where it is");
             }
         }
     }
@@ -120,16 +140,17 @@ impl Agent {
     /// Tells the relay's keeper what is wanted now. `anew`: what a relay is to serve by may have changed.
     pub(super) fn wish_relay(&mut self, anew: bool) {
         if !wanted(&self.config) {
-            if self.relay.setup.take().is_some() {
+            // Also at the start: one may be left from another handoff.
+            if !matches!(self.relay.wished.replace(None), Some(None)) {
                 self.relay.want(None);
             }
             return;
         }
-        let setup = match &self.relay.setup {
-            Some(setup) if !anew => Arc::clone(setup),
+        let setup = match &self.relay.wished {
+            Some(Some(setup)) if !anew => Arc::clone(setup),
             _ => Arc::new(self.relay_setup()),
         };
-        self.relay.setup = Some(Arc::clone(&setup));
+        self.relay.wished = Some(Some(Arc::clone(&setup)));
         let cgroups: Vec<PathBuf> = self.targets.iter().map(|t| t.cgroup.path.clone()).collect();
         self.relay.want(Some(Wish { setup, cgroups }));
     }

@@ -19,6 +19,8 @@ pub(super) struct Served {
     pub(super) cookie: u64,
     /// Its number among them.
     pub(super) place: u32,
+    /// Whether it listens for IPv6 as well.
+    pub(super) v6: bool,
     /// When a target was last seen in it, since the keeper began.
     pub(super) seen: Duration,
 }
@@ -68,6 +70,17 @@ impl Plan {
         self.served.values().map(|served| served.cookie)
     }
 
+    /// Those that are served and wanted, each with a process that is in it.
+    pub(super) fn with(&self, wanted: &BTreeMap<NetnsId, u32>) -> Vec<(NetnsId, Served, u32)> {
+        let with = |(id, pid): (&NetnsId, &u32)| self.served.get(id).map(|served| (*id, *served, *pid));
+        wanted.iter().filter_map(with).collect()
+    }
+
+    /// Forgets one.
+    pub(super) fn forget(&mut self, id: NetnsId) {
+        self.served.remove(&id);
+    }
+
     /// Whether it is served.
     pub(super) fn serves(&self, id: NetnsId) -> bool {
         self.served.contains_key(&id)
@@ -113,7 +126,7 @@ mod tests {
         let mut plan = Plan::default();
         let id = NetnsId::for_test(7);
         assert_eq!(plan.after(&wanted(&[7]), at(0)), Steps { serve: vec![(id, 7)], leave: vec![] });
-        let served = Served { cookie: 70, place: 0, seen: at(0) };
+        let served = Served { cookie: 70, place: 0, v6: true, seen: at(0) };
         plan.enter(id, served);
         assert_eq!(plan.after(&wanted(&[7]), at(9)), Steps::default());
         assert_eq!(plan.after(&wanted(&[]), at(13)), Steps::default(), "its container may restart");
@@ -126,7 +139,7 @@ mod tests {
     #[test]
     fn places_are_nobody_elses() {
         let mut plan = Plan::default();
-        let served = |place| Served { cookie: 1, place, seen: at(0) };
+        let served = |place| Served { cookie: 1, place, v6: false, seen: at(0) };
         plan.enter(NetnsId::for_test(1), served(0));
         plan.enter(NetnsId::for_test(2), served(2));
         assert_eq!(plan.free_place(&BTreeSet::from([1])), Some(3));
@@ -137,7 +150,7 @@ mod tests {
     fn what_a_successor_does_not_serve_is_served_anew() {
         let mut plan = Plan::default();
         for n in [1, 2] {
-            plan.enter(NetnsId::for_test(n), Served { cookie: n * 10, place: 0, seen: at(0) });
+            plan.enter(NetnsId::for_test(n), Served { cookie: n * 10, place: 0, v6: false, seen: at(0) });
         }
         plan.keep(&[20, 30]);
         assert_eq!(plan.after(&wanted(&[1, 2]), at(1)).serve, [(NetnsId::for_test(1), 1)]);

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use lunar_common::abi::MAX_RELAYS;
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{self, Signal},
     unistd::Pid,
 };
 use procfs::process::Process;
@@ -85,9 +85,22 @@ pub fn end_all(counts: &RelayCounts) {
     for life in counts.lives() {
         let Ok(pid) = i32::try_from(life.pid) else { continue };
         if lives(life.pid, life.started)
-            && let Err(e) = kill(Pid::from_raw(pid), Signal::SIGTERM)
+            && let Err(e) = signal::kill(Pid::from_raw(pid), Signal::SIGTERM)
         {
             tracing::warn!(pid, error = %e, "a relay is not told to end");
+        }
+    }
+}
+
+/// Kills a relay that does not answer, if it is one.
+pub(super) fn kill(counts: &RelayCounts, pid: u32) {
+    let known = counts.lives().into_iter().find(|life| life.pid == pid);
+    if known.is_some_and(|life| lives(pid, life.started))
+        && let Ok(raw) = i32::try_from(pid)
+    {
+        match signal::kill(Pid::from_raw(raw), Signal::SIGKILL) {
+            Ok(()) => tracing::warn!(pid, "a relay that hangs was killed"),
+            Err(e) => tracing::warn!(pid, error = %e, "a relay that hangs could not be killed"),
         }
     }
 }

@@ -112,7 +112,7 @@ enum End {
     Signal(&'static str),
     /// It has handed over.
     Moved,
-    /// Nobody can ask it any more: its path is another's, or gone.
+    /// Nobody can ask it any more, or the kernel does not: its path or its pins are another's, or gone.
     Replaced,
     /// A task has panicked.
     Defect(&'static str),
@@ -120,7 +120,15 @@ enum End {
 
 /// Where the relay of an agent with this socket has its own.
 pub fn socket_beside(agent: &Path) -> PathBuf {
-    agent.with_file_name("relay.sock")
+    match agent.file_name() {
+        // Two agents in one folder have a relay each.
+        Some(name) if name != "agent.sock" => {
+            let mut name = name.to_owned();
+            name.push(".relay");
+            agent.with_file_name(name)
+        }
+        _ => agent.with_file_name("relay.sock"),
+    }
 }
 
 /// Runs a relay until a signal, or another relay on the same socket, ends it.
@@ -133,12 +141,14 @@ pub fn run(socket: &Path, pins: &Path) -> Result<(), ProcessError> {
     let files = raise_file_limit();
     let build = build()?;
     let pins = Pins::new(pins);
+    let identity = pins.identity()?;
     let (breaker, records) = (Breaker::open(&pins)?, Records::open(&pins)?);
     let on_socket = |source| ProcessError::Socket { path: socket.to_owned(), source };
     server::make_folder(socket).map_err(on_socket)?;
     let starting = lock(socket)?;
     let lives = RelayCounts::open(&pins)?;
     settle_dead(&lives);
+    let settled = RelayCounts::open(&pins)?;
     let life = OwnLife::take(lives).ok_or(ProcessError::Crowded)?;
     let counts = Counts::new(RelayCounts::open(&pins)?, life.place());
     let home = File::open("/proc/thread-self/ns/net")?.into();
@@ -155,19 +165,25 @@ pub fn run(socket: &Path, pins: &Path) -> Result<(), ProcessError> {
 
     let predecessor = Predecessor::find(socket);
     if let Some(predecessor) = &predecessor {
-        adopt(&serving, predecessor.inherit())
+        adopt(&serving, predecessor.inherit(&settled))
             .map_err(|e| ProcessError::Inherited { socket: socket.to_owned(), reason: e.to_string() })?;
     }
     let (listener, bound) = Bound::listen(socket).map_err(on_socket)?;
     if let Some(predecessor) = predecessor {
         predecessor.taken();
     }
-    let server = Server { serving: Arc::clone(&serving), runtime: runtime.handle().clone(), ends, build };
+    let server = Server {
+        serving: Arc::clone(&serving),
+        runtime: runtime.handle().clone(),
+        ends,
+        build,
+        pins: identity,
+    };
     server.start(listener)?;
     drop(starting);
     tracing::info!(socket = %socket.display(), namespaces = serving.served().len(), "relay ready");
 
-    let end = runtime.block_on(watch(&serving, &bound, &mut signals, &mut ended));
+    let end = runtime.block_on(watch(&serving, &bound, (&pins, identity), &mut signals, &mut ended));
     bound.remove();
     runtime.block_on(drain(&serving, &life, &mut signals, end));
     let cut_off = life.cut_off();
@@ -194,6 +210,7 @@ fn adopt(serving: &Serving, inherited: Inherited) -> Result<(), ServeError> {
 async fn watch(
     serving: &Serving,
     bound: &Bound,
+    (pins, identity): (&Pins, u32),
     signals: &mut Signals,
     ended: &mut mpsc::UnboundedReceiver<End>,
 ) -> End {
@@ -210,7 +227,8 @@ async fn watch(
                 if open == 0 && std::mem::take(&mut most) >= MANY_CONNECTIONS {
                     memory::trim();
                 }
-                if !bound.is_ours() && !serving.moves() {
+                let ours = bound.is_ours() && pins.identity().is_ok_and(|id| id == identity);
+                if !ours && !serving.moves() {
                     return End::Replaced;
                 }
             }

@@ -105,6 +105,8 @@ pub(super) struct Server {
     pub ends: mpsc::UnboundedSender<End>,
     /// See [`Hello`].
     pub build: String,
+    /// See [`Hello`].
+    pub pins: u32,
 }
 
 impl Server {
@@ -182,6 +184,7 @@ impl Server {
         Hello {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             build: self.build.clone(),
+            pins: self.pins,
             pid: std::process::id(),
             served: self.serving.served(),
         }

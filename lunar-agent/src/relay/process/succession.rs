@@ -8,9 +8,10 @@ use std::{
 
 use super::{
     client::{Client, PATIENCE},
+    lives,
     wire::{Answer, Namespace, Request, WireError},
 };
-use crate::relay::setup::Setup;
+use crate::{kernel::relay::RelayCounts, relay::setup::Setup};
 
 /// A relay that serves already.
 pub(super) struct Predecessor {
@@ -35,10 +36,14 @@ impl Predecessor {
 
     /// Asks it for everything. One that dies in the middle, or does not go on within two seconds, has handed over what came
     /// before.
-    pub fn inherit(&self) -> Inherited {
+    /// One that hangs is killed: its listening sockets would go on taking connections that nobody serves.
+    pub fn inherit(&self, counts: &RelayCounts) -> Inherited {
         let mut inherited = Inherited::default();
         if let Err(e) = self.receive(&mut inherited) {
             tracing::warn!(pid = self.pid, error = %e, "the relay before did not hand over everything");
+            if matches!(e, WireError::Slow(_)) {
+                lives::kill(counts, self.pid);
+            }
         }
         inherited
     }

@@ -86,6 +86,8 @@ pub struct Hello {
     pub version: String,
     /// Tells two builds of one version apart, see [`build`](super::build).
     pub build: String,
+    /// The pins it serves by, see [`Pins::identity`](crate::kernel::pins::Pins::identity).
+    pub pins: u32,
     /// Its process.
     pub pid: u32,
     /// Cookies of the network namespaces that it serves.
