@@ -332,8 +332,10 @@ impl Connect<'_> {
             Some(pid) if !agent.relay.listens_with(pid) => {
                 Err("does not listen in the target's network namespace")
             }
-            // It will listen where the first process connects.
-            None | Some(_) => Ok("takes the connect; the Host header of each request has the last word"),
+            None => {
+                Err("comes to the target's network namespace with its first process, or by its first connect")
+            }
+            Some(_) => Ok("takes the connect; the Host header of each request has the last word"),
         };
         self.note("relay", answer.unwrap_or_else(|trouble| trouble));
         match answer {

@@ -208,10 +208,8 @@ impl Agent {
     }
 
     /// Whether a gateway's handshake said that it wants to know the tenant.
-    pub(super) fn is_managed(&self) -> bool {
-        let managed =
-            |e: &Endpoint| self.state.endpoint(e.slot).is_ok_and(|entry| entry.flags & flags::MANAGED != 0);
-        self.endpoints.iter().any(managed)
+    pub(super) fn is_managed(&self, slot: u32) -> bool {
+        self.state.endpoint(slot).is_ok_and(|entry| entry.flags & flags::MANAGED != 0)
     }
 
     /// An address that is no endpoint any more takes what is known of it along, and its sockets out of the kernel's

@@ -194,8 +194,7 @@ impl Agent {
         };
         super::notify(&[sd_notify::NotifyState::Ready]);
         if let Some(waiting) = self.reloads.waiting.take() {
-            // A client that went away needs no answer.
-            let _gone = waiting.send(answer);
+            self.answer_when_listening(answer, waiting);
         }
     }
 }

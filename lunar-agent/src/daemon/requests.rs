@@ -2,8 +2,9 @@
 
 use tokio::sync::oneshot;
 
-use super::{DaemonError, agent::Agent};
+use super::{DaemonError, agent::Agent, relay};
 use crate::{
+    config::Quic,
     control::{Answer, Request, status},
     kernel::layout::text,
 };
@@ -25,7 +26,10 @@ impl Agent {
                 Ok(view) => Answer::Policy(Box::new(view)),
                 Err(e) => Answer::Refused { done: Vec::new(), reason: e.to_string(), usage: false },
             },
-            Request::ChangePolicy { change, entries } => self.change_policy(change, &entries),
+            Request::ChangePolicy { change, entries } => {
+                let done = self.change_policy(change, &entries);
+                return self.answer_when_listening(done, answer);
+            }
             Request::TestPolicy { host } => Answer::Explained(self.test_policy(&host)),
             Request::Explain { target, host } => self.explain(&target, &host),
         };
@@ -49,6 +53,12 @@ impl Agent {
     /// The same of the policy.
     fn policy_problems(&self) -> Vec<String> {
         let dormant = self.by_hand.dormant(&self.config.policy).into_iter();
+        let idle = relay::wanted(&self.config) && self.config.policy.quic == Quic::Refuse;
+        let quic = idle.then(|| {
+            "policy.quic = \"refuse\" has no effect: port 443 is not redirected (tls = \"direct\"), so QUIC has nothing to fall back to"
+                .to_owned()
+        });
+        let dormant = dormant.chain(quic);
         dormant.chain(self.names.problems()).chain(self.care.problems()).collect()
     }
 

@@ -30,8 +30,8 @@ pub struct Setup {
     pub endpoints: Vec<Endpoint>,
     /// Whether the gateway is spoken to over TLS.
     pub supports_tls: bool,
-    /// The tenant, if the gateway is a managed one.
-    pub tenant: Option<String>,
+    /// The tenant, told to endpoints that are managed gateways.
+    pub tenant: String,
     /// How long a connect to the gateway, or its TLS handshake, may take.
     pub connect_timeout: Duration,
     /// How old the agent's heartbeat may be.
@@ -73,6 +73,8 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// The host as configured: what its certificate must be for.
     pub host: String,
+    /// Whether its handshake said that it is a managed gateway.
+    pub managed: bool,
 }
 
 /// Why a [`Setup`] cannot be served by.
@@ -109,8 +111,7 @@ pub struct Settings {
     pub setup: Setup,
     /// The policy, asked by name.
     pub policy: NamePolicy,
-    /// The tenant, if the gateway is a managed one.
-    pub tenant: Option<HeaderValue>,
+    tenant: HeaderValue,
     /// What shows that the gateway failed.
     pub indicators: Vec<ErrorIndicator>,
     /// What may be sent twice.
@@ -156,7 +157,7 @@ impl Settings {
         };
         Ok(Self {
             policy,
-            tenant: setup.tenant.as_deref().map(HeaderValue::from_str).transpose()?,
+            tenant: HeaderValue::from_str(&setup.tenant)?,
             indicators: setup.error_indicators.iter().map(indicator).collect::<Result<_, _>>()?,
             rules: Rules { mode: setup.replay, retry_max: setup.retry_max, retry_total: setup.retry_total },
             limits: Limits { cooldown: span(setup.cooldown), threshold: setup.threshold, pad: 0 },
@@ -164,5 +165,10 @@ impl Settings {
             grace: span(setup.grace),
             setup,
         })
+    }
+
+    /// The tenant, if an endpoint is to be told: one that is a managed gateway.
+    pub fn tenant_for(&self, endpoint: &Endpoint) -> Option<&HeaderValue> {
+        endpoint.managed.then_some(&self.tenant)
     }
 }

@@ -98,3 +98,76 @@ fn with_the_agent_dead_the_lease_ends_what_the_relay_does() {
     scene.expect(PROVIDER, 3, 0);
     assert_eq!(scene.world.verdict("lease_stale"), 3);
 }
+
+#[test]
+fn a_relay_that_hangs_is_replaced_and_its_namespaces_are_served_by_the_next() {
+    let scene = Scene::new("relay-hung");
+    let _agent = scene.agent("");
+    let _target = scene.idle();
+    scene.listening();
+    scene.expect(PROVIDER, 2, 2);
+    let hung = scene.relay();
+    send(hung, Signal::SIGSTOP);
+    // The agent notices that it does not answer, and starts another, which finds out the same.
+    crate::world::within(3 * crate::world::SOON, "another serves", || {
+        let status = scene.world.status();
+        let relay = &status["relay"];
+        relay["running"] == true && relay["pid"] != hung && relay["namespaces"] == 1
+    });
+    scene.expect(PROVIDER, 3, 3);
+    assert!(!std::path::Path::new(&format!("/proc/{hung}/exe")).exists(), "it was killed");
+}
+
+#[test]
+fn a_relay_of_another_build_that_takes_over_is_left_alone() {
+    let scene = Scene::new("relay-other-build");
+    let _agent = scene.agent("");
+    let _target = scene.idle();
+    scene.listening();
+    let first = scene.relay();
+    let other = scene.world.lab.dir().join("lunar-agent");
+    std::fs::copy(crate::world::AGENT, &other).unwrap();
+    let (socket, pins) = (scene.world.lab.dir().join("relay.sock"), scene.world.lab.bpffs().join("lunar"));
+    let args = ["relay", "--socket", socket.to_str().unwrap(), "--pins", pins.to_str().unwrap()];
+    let spawn = lunar_lab::Spawn::new(&other).args(args).netns(&scene.world.host);
+    let second = scene.world.lab.spawn(spawn).unwrap();
+    eventually("it has taken over", || scene.relay() == second.id());
+    assert_ne!(first, second.id());
+    // For longer than the agent's looks are apart.
+    let looks = std::time::Instant::now();
+    while looks.elapsed() < std::time::Duration::from_secs(3) {
+        scene.expect(PROVIDER, 1, 1);
+        assert_eq!(scene.relay(), second.id());
+    }
+}
+
+#[test]
+fn stopped_with_detach_nothing_is_left() {
+    let scene = Scene::new("relay-detach");
+    let mut agent = scene.agent("[failsafe]\non_stop = \"detach\"\n");
+    let _target = scene.idle();
+    scene.listening();
+    scene.expect(PROVIDER, 2, 2);
+    let relay = scene.relay();
+    agent.child.signal(Signal::SIGTERM).unwrap();
+    agent.child.wait(crate::world::SOON).unwrap();
+    eventually("the relay has ended", || !std::path::Path::new(&format!("/proc/{relay}/exe")).exists());
+    assert!(!scene.world.lab.dir().join("relay.sock").exists());
+    assert_eq!(crate::places::listening_ports(&scene), [0_u16; 0]);
+    // And the next agent has one of its own.
+    let _agent = scene.agent("");
+    scene.listening();
+    scene.expect(PROVIDER, 2, 2);
+}
+
+#[test]
+fn an_orphan_of_removed_pins_ends_by_itself() {
+    let scene = Scene::new("relay-orphan");
+    let mut agent = scene.agent("");
+    let _target = scene.idle();
+    scene.listening();
+    let relay = scene.relay();
+    kill(&mut agent);
+    std::fs::remove_dir_all(scene.world.lab.bpffs().join("lunar")).unwrap();
+    eventually("the relay has ended", || !std::path::Path::new(&format!("/proc/{relay}/exe")).exists());
+}

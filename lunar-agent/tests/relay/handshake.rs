@@ -62,11 +62,10 @@ fn a_gateway_that_is_gone_costs_no_call() {
     scene.gateway = None;
     // Through the relay to the provider, or past it: none fails.
     scene.expect(PROVIDER, 20, 0);
-    eventually("cooldown", || scene.world.breaker() != "closed");
+    eventually("cooldown", || scene.world.breaker() == "cooldown");
     let (replayed, cooled) = (scene.counted("replayed"), scene.world.verdict("cooldown"));
-    scene.expect(PROVIDER, 1, 0);
-    let now = (scene.counted("replayed"), scene.world.verdict("cooldown"));
-    assert!(now == (replayed, cooled + 1) || now.1 == cooled, "{now:?} after {replayed}, {cooled}");
+    // No more than failures are needed, and the others went past the relay.
+    assert!((1..=3).contains(&replayed) && cooled > 0, "{replayed}, {cooled}");
     scene.start_gateway(&[]);
     eventually("it is back", || scene.world.breaker() == "closed");
     scene.expect(PROVIDER, 2, 2);

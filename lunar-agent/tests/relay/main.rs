@@ -9,3 +9,4 @@ mod death;
 mod handshake;
 mod places;
 mod scene;
+mod ways;

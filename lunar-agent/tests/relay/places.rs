@@ -145,7 +145,7 @@ fn port_443_is_left_alone_and_both_run_and_status_say_so() {
 }
 
 /// TCP ports that are listened on in the container.
-fn listening_ports(scene: &Scene) -> Vec<u16> {
+pub fn listening_ports(scene: &Scene) -> Vec<u16> {
     let output = scene.container.command("ss").arg("-Hltn").output().unwrap();
     String::from_utf8(output.stdout)
         .unwrap()

@@ -190,10 +190,15 @@ impl Agent {
         let endpoints = self.endpoints.iter();
         Setup {
             endpoints: endpoints
-                .map(|e| Endpoint { slot: e.slot, address: e.address, host: e.host.clone() })
+                .map(|e| Endpoint {
+                    slot: e.slot,
+                    address: e.address,
+                    host: e.host.clone(),
+                    managed: self.is_managed(e.slot),
+                })
                 .collect(),
             supports_tls: gateway.supports_tls,
-            tenant: self.is_managed().then(|| gateway.tenant_id.clone()),
+            tenant: gateway.tenant_id.clone(),
             connect_timeout: gateway.connect_timeout,
             lease: failsafe.lease,
             grace: health.interval + health.timeout,

@@ -135,6 +135,7 @@ impl Session {
         let request_id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
         let mut sequence_id = None;
         loop {
+            let endpoint = settings.setup.endpoints.get(admitted.nth);
             let head = request::for_gateway(
                 &asked.head,
                 &Handover {
@@ -142,7 +143,7 @@ impl Session {
                     port: self.original.port(),
                     scheme: Scheme::Http,
                     request_id,
-                    tenant: settings.tenant.as_ref(),
+                    tenant: endpoint.and_then(|endpoint| settings.tenant_for(endpoint)),
                     sequence_id: sequence_id.as_ref(),
                 },
             );

@@ -200,7 +200,11 @@ impl Serving {
             tracing::info!("settings changed");
         } else if let Some((gateways, counts)) = state.unused.take() {
             let relay = Arc::new(Relay::new(settings, gateways, counts));
-            self.spawn(&self.heart, "the heartbeat", beat(Arc::clone(&relay), self.heart.stop.clone()));
+            self.spawn(
+                &self.heart,
+                "the heartbeat",
+                beat(Arc::clone(&relay), self.connections.clone(), self.most, self.heart.stop.clone()),
+            );
             for served in state.served.values() {
                 self.open(served, &relay);
             }
@@ -341,15 +345,22 @@ impl Serving {
     }
 }
 
-/// Renews the lease, from the runtime that serves: when that hangs, the lease ends.
-async fn beat(relay: Arc<Relay>, stop: CancellationToken) {
+/// Renews the lease, from the runtime that serves: when that hangs, the lease ends. It also does while there is no room for another
+/// connection, which is better off direct than waiting.
+async fn beat(relay: Arc<Relay>, connections: TaskTracker, most: usize, stop: CancellationToken) {
     let mut every = tokio::time::interval(BEAT_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            _ = every.tick() => relay.gateways.beat(),
+            _ = every.tick() => {
+                if connections.len() < most {
+                    relay.gateways.beat();
+                } else {
+                    relay.gateways.rest();
+                }
+            }
         }
     }
 }

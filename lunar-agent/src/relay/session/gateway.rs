@@ -22,7 +22,7 @@ use crate::{
             rewrite::{Handover, Scheme, for_gateway},
         },
         replay::{AtGateway, Exchange, Mode, Next},
-        setup::Settings,
+        setup::{Endpoint, Settings},
         upstream::{Speaks, Stream, reset_on_drop},
     },
 };
@@ -114,7 +114,7 @@ impl Session {
         let oldest = if twice { REUSABLE } else { FRESH };
         let mut pooled = relay.pool.take(&settings.setup, endpoint, oldest, !twice);
         loop {
-            let head = self.handed_over(request, settings, sequence_id)?;
+            let head = self.handed_over(request, settings, endpoint, sequence_id)?;
             let used = pooled.is_some();
             let stream = match pooled.take() {
                 Some(stream) => stream,
@@ -148,6 +148,7 @@ impl Session {
         &self,
         request: &Request,
         settings: &Settings,
+        endpoint: &Endpoint,
         sequence_id: Option<&HeaderValue>,
     ) -> Option<Vec<u8>> {
         let Host::Name(host) = &request.head.host else { return None };
@@ -156,7 +157,7 @@ impl Session {
             port: self.original.port(),
             scheme: Scheme::Http,
             request_id: request.id,
-            tenant: settings.tenant.as_ref(),
+            tenant: settings.tenant_for(endpoint),
             sequence_id,
         };
         Some(for_gateway(&request.raw, &request.head, &handover))

@@ -205,9 +205,14 @@ impl Scene {
 
     pub async fn with(gateway: Server, provider: Server, change: impl FnOnce(&mut Setup)) -> Self {
         let mut setup = Setup {
-            endpoints: vec![Endpoint { slot: 3, address: gateway.address, host: "gateway".to_owned() }],
+            endpoints: vec![Endpoint {
+                slot: 3,
+                address: gateway.address,
+                host: "gateway".to_owned(),
+                managed: true,
+            }],
             supports_tls: false,
-            tenant: Some("acme".to_owned()),
+            tenant: "acme".to_owned(),
             connect_timeout: Duration::from_secs(1),
             lease: Duration::from_secs(3600),
             grace: Duration::from_millis(100),

@@ -227,9 +227,14 @@ impl Scene {
 
     pub async fn with(gateway: Server, provider: Server, change: impl FnOnce(&mut Setup)) -> Self {
         let mut setup = Setup {
-            endpoints: vec![Endpoint { slot: 3, address: gateway.address, host: "localhost".to_owned() }],
+            endpoints: vec![Endpoint {
+                slot: 3,
+                address: gateway.address,
+                host: "localhost".to_owned(),
+                managed: false,
+            }],
             supports_tls: false,
-            tenant: None,
+            tenant: "unknown".to_owned(),
             connect_timeout: Duration::from_secs(1),
             lease: LONG * 100,
             grace: Duration::from_millis(1500),
