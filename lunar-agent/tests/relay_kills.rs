@@ -68,7 +68,7 @@ impl Scene {
         let before = count();
         within(3 * SOON, "requests go by the gateway", || {
             thread::sleep(Duration::from_millis(20));
-            count() >= before + 20
+            count() >= before + 50
         });
     }
 
@@ -101,11 +101,13 @@ fn end_well(loads: [Child; 2]) -> u64 {
     seen.iter().map(|seen| seen["ok"].as_u64().unwrap()).sum()
 }
 
-/// Whether this process still has files open.
+/// Whether this process still has files open: whether one of its threads, the first of which may be gone before the others,
+/// has not ended.
 fn lives(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut states = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
     // The state stands behind the name, which is in brackets.
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    states.any(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X'])))
 }
 
 fn kill_and_wait(pid: u32) {
@@ -140,6 +142,7 @@ fn kills_of_the_agent_cost_no_request_and_touch_no_relay() {
         scene.wait_until_in_use();
         let mut agent = scene.agent.take().unwrap();
         agent.child.signal(Signal::SIGKILL).unwrap();
+        eventually("the killed agent is gone", || !lives(agent.child.id()));
         // Its pipes stay open in the relay that it has started, so it is not waited for here.
         thread::spawn(move || drop(agent));
         let agent = scene.stage.agent(&scene.plan);
@@ -189,7 +192,8 @@ fn requests_under_way_in_a_relay_that_is_killed_are_counted_and_every_later_conn
         eventually("the requests are under way", || scene.stage.relay()["requests"] == HELD);
         kill_and_wait(scene.stage.relay_pid());
         let later = scene.stage.client(&["load", "--to", PROVIDER, "--host", BOOKS, "--count", "50"]);
-        assert_eq!((&later["ok"], &later["failed"]), (&50.into(), &json!({})), "{later:#}");
+        let status = || scene.stage.world.status();
+        assert_eq!((&later["ok"], &later["failed"]), (&50.into(), &json!({})), "{later:#} {:#}", status());
         let held: Value = serde_json::from_str(&held.finish(SOON).unwrap()).unwrap();
         assert_eq!(
             (&held["ok"], held["told"].as_array().unwrap().len()),
@@ -216,12 +220,13 @@ fn kills_of_the_relay_cost_only_what_was_under_way() {
     let seen = end(load);
     let failed: u64 = seen["failed"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
     let lost = scene.stage.counts()["lost"];
+    // Those that had been redirected, and that a dying relay did not come to accept.
+    let unheard = scene.stage.counts()["unaccepted"];
     println!(
-        "{kills} kills of the relay: {failed} of {} requests failed, {lost} counted; {seen}",
+        "{kills} kills of the relay, {} requests, {failed} failed: {lost} counted as lost, {unheard} never accepted",
         seen["ok"]
     );
-    // Those whose connection the dead relay had not accepted yet, or whose head it had not read, are no requests to it.
-    assert!(failed <= lost + 4 * u64::from(kills), "{failed} failed and {lost} were counted: {seen:#}");
+    assert!(failed <= lost + unheard, "{failed}, {lost}, {unheard}: {seen:#}");
     assert!(seen["called_from"][DIRECT[0]].as_u64().unwrap_or_default() > 0, "{seen:#}");
 }
 

@@ -230,7 +230,7 @@ pub struct RelayTotals {
     pub crowded: u64,
     /// Connections closed because the application was too slow or silent for too long.
     pub idle: u64,
-    /// Requests that were under way in a relay that died, and connections that were spliced.
+    /// Requests that were under way in a relay that died, as in [`RelayLife::requests`].
     pub lost: u64,
 }
 
@@ -246,7 +246,7 @@ pub struct RelayLife {
     pub started: u64,
     /// Connections of applications that are open.
     pub connections: u64,
-    /// Requests under way, and connections that are spliced.
+    /// Requests under way, connections that are spliced, and new ones whose first request is to come.
     pub requests: u64,
 }
 

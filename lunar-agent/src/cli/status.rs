@@ -219,6 +219,7 @@ fn relay_lines(relay: &Relay) -> String {
         ("connections closed: silent for too long", counts.idle),
         ("connections closed: nobody redirected them", counts.unknown),
         ("requests lost with a relay that died", counts.lost),
+        ("connections ended before a relay accepted them", counts.unaccepted),
         ("relays finish what they began", relay.draining),
     ] {
         if count > 0 {

@@ -109,7 +109,7 @@ pub struct Relay {
     pub namespaces: Option<usize>,
     /// Connections of applications that are open.
     pub connections: u64,
-    /// Requests under way.
+    /// Requests under way, connections that are spliced, and new ones whose first request is to come.
     pub requests: u64,
     /// Relays that finish what they began before another took over.
     pub draining: u64,
@@ -145,8 +145,11 @@ pub struct RelayCounted {
     pub crowded: u64,
     /// Connections closed because they were silent for too long.
     pub idle: u64,
-    /// Requests that were under way in a relay that died.
+    /// Requests that were under way in a relay that died, spliced and new connections included.
     pub lost: u64,
+    /// Redirected connections that ended before anybody had accepted them: those that a dying relay had not come to, and those
+    /// that their application gave up so soon.
+    pub unaccepted: u64,
 }
 
 /// The policy; `policy show` has the rest of it.
@@ -312,7 +315,7 @@ pub fn read(
             problems,
         },
         policy: knowledge.policy,
-        relay: relay(state, &settings, knowledge.relay, now),
+        relay: relay(state, &settings, knowledge.relay, totals.records_withdrawn, now),
         targets,
         losses: Losses {
             events: totals.events_lost,
@@ -354,7 +357,13 @@ fn barred(state: &State, target: u32, endpoints: &[u32], now: KtimeNs) -> Option
 }
 
 /// The relay, where it is wanted or there has been one.
-fn relay(state: &State, settings: &Settings, known: RelayKnowledge, now: KtimeNs) -> Option<Relay> {
+fn relay(
+    state: &State,
+    settings: &Settings,
+    known: RelayKnowledge,
+    unaccepted: u64,
+    now: KtimeNs,
+) -> Option<Relay> {
     let heartbeat = state.breaker.relay_heartbeat();
     let get = |count| state.relay.get(count);
     if settings.flags & flag::RELAY == 0 && heartbeat == KtimeNs(0) && get(Count::Accepted) == 0 {
@@ -385,6 +394,7 @@ fn relay(state: &State, settings: &Settings, known: RelayKnowledge, now: KtimeNs
             crowded: get(Count::Crowded),
             idle: get(Count::Idle),
             lost: get(Count::Lost),
+            unaccepted,
         },
         problem: known.problem,
     })

@@ -116,6 +116,18 @@ pub(super) fn targets_of(config: &Config) -> Result<Vec<(String, Cgroup)>, Daemo
     config.targets.iter().map(found).collect()
 }
 
+/// Takes the pins for this agent. One that has been killed may take a moment to let go.
+async fn lock(pins: &Pins) -> Result<Lock, KernelError> {
+    const TRIES: u32 = 10;
+    for _ in 1..TRIES {
+        match pins.lock() {
+            Err(KernelError::Held(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+            done => return done,
+        }
+    }
+    pins.lock()
+}
+
 impl Agent {
     /// Takes over what is pinned, or begins from nothing.
     pub(super) async fn start(config: Arc<Config>, reloads: Reloads) -> Result<Self, DaemonError> {
@@ -127,7 +139,7 @@ impl Agent {
 
         let pins = Pins::new(&config.paths.pins);
         pins.prepare_root()?;
-        let lock = pins.lock()?;
+        let lock = lock(&pins).await?;
         // Before anything is attached: an agent that cannot be asked is not to be.
         let socket = &config.paths.socket;
         let listener =

@@ -199,6 +199,8 @@ impl RelayPlaces {
         v4: Option<BorrowedFd<'_>>,
         v6: Option<BorrowedFd<'_>>,
     ) -> Result<(), KernelError> {
+        // Where another listened there before, nothing is to be sent to its ports with these in its places.
+        self.remove(cookie)?;
         let first = at.place * LISTENERS_PER_RELAYED;
         for (place, socket) in [(first, v4), (first + 1, v6)] {
             let failed = || KernelError::sys("fill", maps::RELAY_LISTENERS);

@@ -153,3 +153,42 @@ fn listening_ports(scene: &Scene) -> Vec<u16> {
         .filter_map(|line| line.split_whitespace().nth(3)?.rsplit(':').next()?.parse().ok())
         .collect()
 }
+
+#[test]
+fn explain_says_what_the_kernel_does_with_a_relay() {
+    let scene = Scene::new("relay-explain");
+    let _agent = scene.agent("");
+    let agrees = |reason: &str, relay: Option<&str>| {
+        let output = scene.world.run(&["explain", "app", PROVIDER, "-o", "json"]);
+        assert!(output.status.success(), "{output:?}");
+        let explained: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let steps = explained[0]["steps"].as_array().unwrap();
+        let said = steps
+            .iter()
+            .find(|step| step["question"] == "relay")
+            .map(|step| step["answer"].as_str().unwrap());
+        assert_eq!(
+            (explained[0]["reason"].as_str(), said.is_some()),
+            (Some(reason), relay.is_some()),
+            "{explained:#}"
+        );
+        assert!(relay.is_none_or(|relay| said.unwrap().contains(relay)), "{explained:#}");
+        let before = scene.world.verdict(reason);
+        let result = scene.calls(PROVIDER, 1);
+        assert_eq!(result["failed"], 0, "{result}");
+        assert_eq!(scene.world.verdict(reason), before + 1, "{:#}", scene.world.status());
+    };
+    let _target = scene.idle();
+    scene.listening();
+    agrees("redirected", Some("takes the connect"));
+    let relay = nix::unistd::Pid::from_raw(scene.relay().try_into().unwrap());
+    nix::sys::signal::kill(relay, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    eventually("its lease is over", || {
+        scene.world.status()["relay"]["lease_age_ms"].as_u64().is_some_and(|age| age > 500)
+    });
+    agrees("no_listener", Some("does not run, or hangs"));
+    nix::sys::signal::kill(relay, nix::sys::signal::Signal::SIGCONT).unwrap();
+    let output = scene.world.run(&["failsafe", "bypass"]);
+    assert!(output.status.success(), "{output:?}");
+    agrees("forced", None);
+}

@@ -2,7 +2,7 @@
 
 use crate::{
     programs::{Ask, Client},
-    scene::{NAMES, Said, Scene, assert_told},
+    scene::{NAMES, Said, Scene},
     world::eventually,
 };
 
@@ -46,8 +46,7 @@ fn assert_alike(scene: &Scene, client: Client, asks: &[(Ask, &'static str)]) {
     }
     let expected: Vec<_> = asks.iter().map(|(ask, host)| (ask.trace.clone(), *host)).collect();
     let prefix = client.name().replace(['/', '.'], "-") + "-";
-    eventually("the gateway has written down each request", || scene.told(&prefix).len() >= asks.len());
-    assert_told(&scene.told(&prefix), &expected);
+    scene.assert_told(&prefix, &expected);
     // The provider gets the same request from both, and nothing of what was said to the gateway.
     let heard = |by_gateway| scene.heard(&prefix, by_gateway);
     eventually("the provider has written down each request", || heard(true).len() >= asks.len());

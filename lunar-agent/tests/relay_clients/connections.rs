@@ -5,7 +5,7 @@ use lunar_lab::Spawn;
 use crate::{
     programs::{file, python, without_proxies},
     relayed::{GATEWAY, difference},
-    scene::{NAMES, Scene, assert_told},
+    scene::{NAMES, Scene},
     world::{SOON, eventually},
 };
 
@@ -25,9 +25,8 @@ fn one_connection_serves_requests_for_many_hosts() {
     for line in &lines {
         assert_eq!((&line[0], &line[2]), (&200.into(), &true.into()), "{said}");
     }
-    eventually("the gateway has written them down", || scene.told("hosts-").len() == hosts.len());
     let expected: Vec<_> = hosts.iter().enumerate().map(|(n, host)| (format!("hosts-{n}-"), *host)).collect();
-    assert_told(&scene.told("hosts-"), &expected);
+    scene.assert_told("hosts-", &expected);
     // To each host its own name.
     for (n, (_, headers)) in scene.heard("hosts-", true).iter().enumerate() {
         assert!(headers.contains(&("host".into(), hosts[n].into())), "{headers:?}");
@@ -43,7 +42,7 @@ fn clients_of_http_1_0_are_served() {
     let curl =
         ["-sS", "--http1.0", "--fail", "-H", "x-trace: old-0-", "-o", "/dev/null", "-w", "%{size_download}"];
     assert_eq!(says(&scene, Spawn::new("curl").args(curl).args([&url])), "3000\n");
-    assert_told(&scene.told("old-"), &[("old-0-".to_owned(), NAMES[0])]);
+    scene.assert_told("old-", &[("old-0-".to_owned(), NAMES[0])]);
     for (trace, keep_alive) in [("ab-once-", &[][..]), ("ab-kept-", &["-k"])] {
         let args = ["-q", "-n", "200", "-c", "4", "-H"];
         let trace_is = format!("x-trace: {trace}");
@@ -66,7 +65,7 @@ fn a_body_that_waits_to_be_asked_for_is_asked_for_by_the_provider() {
     assert!(said.contains(&format!("\"length\":{}", 3 << 20)), "{said}");
     let heard = scene.heard("expect-", true);
     assert!(heard[0].1.contains(&("expect".into(), "100-continue".into())), "{heard:?}");
-    assert_told(&scene.told("expect-"), &[("expect-0-".to_owned(), NAMES[0])]);
+    scene.assert_told("expect-", &[("expect-0-".to_owned(), NAMES[0])]);
 }
 
 #[test]
@@ -75,7 +74,7 @@ fn trailers_arrive_in_both_directions() {
     let said = says(&scene, Spawn::new("node").args([file("trailers.js").to_str().unwrap(), NAMES[0]]));
     // HAProxy writes names in lower case.
     assert_eq!(said.to_ascii_lowercase(), "[[\"x-digest\",\"abc\"],[\"x-back\",\"there\"]]\n");
-    assert_told(&scene.told("trailers-"), &[("trailers-".to_owned(), NAMES[0])]);
+    scene.assert_told("trailers-", &[("trailers-".to_owned(), NAMES[0])]);
 }
 
 /// The container cannot reach the gateway, and its requests arrive there: the relay connects from where the agent is.

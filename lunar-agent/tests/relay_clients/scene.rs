@@ -1,6 +1,11 @@
 //! A HAProxy as the gateway that writes down what it was told of each request, and a provider that does too.
 
-use std::{collections::BTreeMap, fs, net::TcpStream, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::TcpStream,
+    path::PathBuf,
+};
 
 use lunar_lab::{Child, Spawn};
 use serde_json::Value;
@@ -83,6 +88,30 @@ impl Scene {
         log.lines().filter_map(told).filter(|told| told.trace.starts_with(trace)).collect()
     }
 
+    /// Asserts that the gateway was told of each of these requests, whose traces start with `prefix`, once, rightly, and with an
+    /// id of its own.
+    pub fn assert_told(&self, prefix: &str, asks: &[(String, &str)]) {
+        // HAProxy writes them down when they are over.
+        eventually("the gateway has written down each request", || self.told(prefix).len() >= asks.len());
+        let told = self.told(prefix);
+        let mut by_trace: BTreeMap<&str, &Told> = BTreeMap::new();
+        for one in &told {
+            let twice = by_trace.insert(&one.trace, one);
+            assert!(twice.is_none(), "the gateway was asked twice: {one:?} and {twice:?}");
+        }
+        assert_eq!(by_trace.len(), asks.len(), "{told:?}");
+        let mut ids = BTreeSet::new();
+        let interceptor = concat!("lunar-ebpf-interceptor/", env!("CARGO_PKG_VERSION"));
+        for (trace, host) in asks {
+            let one =
+                by_trace.get(trace.as_str()).unwrap_or_else(|| panic!("{trace} did not reach the gateway"));
+            let seen = (one.host.as_str(), one.scheme.as_str(), one.interceptor.as_str(), one.times.as_str());
+            assert_eq!(seen, (*host, "http", interceptor, "1/1/1/1"), "{trace}");
+            assert!(is_uuid_v4(&one.id), "{trace}: {}", one.id);
+            assert!(ids.insert(&one.id), "{trace}: {} is not its own", one.id);
+        }
+    }
+
     /// The lines of the provider's record of requests with that trace, by whether they came by the gateway: first line
     /// and sorted headers, without those of one hop.
     pub fn heard(&self, trace: &str, by_gateway: bool) -> Vec<(String, Vec<(String, String)>)> {
@@ -113,25 +142,6 @@ impl Scene {
             fs::write(&path, bytes.take(size as usize).collect::<Vec<_>>()).unwrap();
         }
         path
-    }
-}
-
-/// Asserts that the gateway was told of each of these requests once, rightly, and with an id of its own.
-pub fn assert_told(told: &[Told], asks: &[(String, &str)]) {
-    let mut by_trace: BTreeMap<&str, &Told> = BTreeMap::new();
-    for one in told {
-        let twice = by_trace.insert(&one.trace, one);
-        assert!(twice.is_none(), "the gateway was asked twice: {one:?} and {twice:?}");
-    }
-    assert_eq!(by_trace.len(), asks.len(), "{told:?}");
-    let mut ids = std::collections::BTreeSet::new();
-    let interceptor = concat!("lunar-ebpf-interceptor/", env!("CARGO_PKG_VERSION"));
-    for (trace, host) in asks {
-        let one = by_trace.get(trace.as_str()).unwrap_or_else(|| panic!("{trace} did not reach the gateway"));
-        let seen = (one.host.as_str(), one.scheme.as_str(), one.interceptor.as_str(), one.times.as_str());
-        assert_eq!(seen, (*host, "http", interceptor, "1/1/1/1"), "{trace}");
-        assert!(is_uuid_v4(&one.id), "{trace}: {}", one.id);
-        assert!(ids.insert(&one.id), "{trace}: {} is not its own", one.id);
     }
 }
 

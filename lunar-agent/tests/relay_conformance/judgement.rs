@@ -42,23 +42,29 @@ pub fn judge(then: Then, bytes: &[u8], requests: &[String], seen: &Seen) -> Resu
 }
 
 /// What went to the gateway without the lines that the relay added, and method and path of each request that it added them to.
+/// A request that is sent again, because the gateway has closed a kept connection meanwhile, is one.
 fn without_ours(bytes: &[u8]) -> (Vec<u8>, Vec<String>) {
     let start = format!("x-lunar-host: {BOOKS}\r\nx-lunar-scheme: http\r\nx-lunar-req-id: ").into_bytes();
     let interceptor =
         format!("\r\nx-lunar-interceptor: lunar-ebpf-interceptor/{}\r\n", env!("CARGO_PKG_VERSION"));
     // A UUID has 36 characters.
     let length = start.len() + 36 + interceptor.len();
-    let (mut own, mut heads, mut from, mut head) = (Vec::new(), Vec::new(), 0, 0);
+    let (mut own, mut heads, mut from, mut last) = (Vec::new(), Vec::new(), 0, None);
     while let Some(at) = find(&bytes[from..], &start).map(|at| from + at) {
-        own.extend(&bytes[from..at]);
+        let before = &bytes[from..at];
         from = (at + length).min(bytes.len());
-        // The head that these lines end: from behind the one before, and what lies between is its body.
-        let before = String::from_utf8_lossy(&bytes[head..at]).into_owned();
-        let line = before.lines().rfind(|line| line.ends_with(" HTTP/1.1") || line.ends_with(" HTTP/1.0"));
+        let id = Some(&bytes[at..from]);
+        if id == last {
+            continue;
+        }
+        last = id;
+        own.extend(before);
+        // The head that these lines end, behind the body of the one before.
+        let text = String::from_utf8_lossy(before).into_owned();
+        let line = text.lines().rfind(|line| line.ends_with(" HTTP/1.1") || line.ends_with(" HTTP/1.0"));
         // It may stand right behind a body, all of which here end in small letters or a line of their own.
         let line = line.map(|line| line.trim_start_matches(|c: char| c.is_ascii_lowercase()));
         heads.extend(line.and_then(|line| line.rsplit_once(' ')).map(|(line, _)| line.to_owned()));
-        head = from;
     }
     own.extend(&bytes[from..]);
     (own, heads)

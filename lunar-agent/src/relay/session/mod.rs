@@ -118,9 +118,14 @@ impl Session {
     async fn run(mut self) {
         let relay = Arc::clone(&self.relay);
         let _open = relay.counts.connection();
+        // A new connection counts at once: whoever makes one is about to ask for something, and would miss the answer. What is
+        // spliced counts to its end: nobody knows where a request ends in it.
+        let mut under_way = Some(relay.counts.request());
         let mut new = true;
         let then = loop {
-            let then = match self.opening(new).await {
+            let opening = self.opening(new).await;
+            under_way.get_or_insert_with(|| relay.counts.request());
+            let then = match opening {
                 Opening::Request(head) => self.request(head).await,
                 Opening::Apart => Then::Apart,
                 Opening::Joined(provider) => {
@@ -128,6 +133,8 @@ impl Session {
                     Then::Join(provider)
                 }
                 Opening::Http2 => {
+                    // There each stream counts.
+                    drop(under_way);
                     let Self { client, original, place, relay, .. } = self;
                     return Box::pin(h2::serve(client.stream, client.input, original, place, relay)).await;
                 }
@@ -143,13 +150,10 @@ impl Session {
                 Opening::Gone => Then::Gone,
             };
             match then {
-                Then::Next => new = false,
+                Then::Next => (new, under_way) = (false, None),
                 then => break then,
             }
         };
-        let relay = Arc::clone(&self.relay);
-        // What is spliced is under way until its end: nobody knows where a request ends in it.
-        let _under_way = matches!(then, Then::Apart | Then::Join(_)).then(|| relay.counts.request());
         match then {
             Then::Next | Then::Gone => {}
             Then::Close => close(self.client).await,
@@ -166,9 +170,8 @@ impl Session {
 
     /// Serves a request whose head lies at the front of what was read.
     async fn request(&mut self, head: RequestHead) -> Then {
-        let relay = Arc::clone(&self.relay);
-        let settings = relay.settings();
-        let admitted = relay.gateways.admit(&settings, now());
+        let settings = self.relay.settings();
+        let admitted = self.relay.gateways.admit(&settings, now());
         let gateway = admitted.as_ref().map_or_else(|why| *why, |_| Gateway::Usable);
         let way = route(&head, self.original, &settings.policy, gateway);
         if let Route::Splice(why) = way {
@@ -176,14 +179,13 @@ impl Session {
             return Then::Apart;
         }
         let fits = self.fits_the_gateway(&head) && self.body_is_sound(&head);
-        let _under_way = relay.counts.request();
         let mut request = Request::take(head, &mut self.client, settings.setup.replay_buffer);
         match (way, admitted) {
             (Route::Gateway, Ok(admitted)) if fits => {
                 self.by_gateway(&mut request, &settings, admitted).await
             }
             (Route::Gateway | Route::Direct(_) | Route::Splice(_), _) => {
-                relay.counts.one(Count::Direct);
+                self.relay.counts.one(Count::Direct);
                 self.by_provider(&mut request, &settings, None).await
             }
         }

@@ -1,5 +1,7 @@
 //! Connections from the relay to the gateway and to providers.
 
+#[cfg(test)]
+pub(super) mod certificate;
 mod pool;
 mod tls;
 

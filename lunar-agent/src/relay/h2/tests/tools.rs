@@ -10,6 +10,7 @@ use std::{
 use tokio::{net::TcpStream, time::timeout};
 
 use super::scene::{LONG, Scene, Server, full, request, told};
+use crate::relay::{setup::Setup, upstream::certificate::certificate};
 
 /// HAProxy, as long as it lives.
 struct HaProxy {
@@ -18,7 +19,8 @@ struct HaProxy {
 }
 
 impl HaProxy {
-    async fn start() -> (Self, SocketAddr) {
+    /// `tls`: what follows its address.
+    async fn start(tls: &str) -> (Self, SocketAddr) {
         let free = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
         let address = free.local_addr().expect("a bound address");
         drop(free);
@@ -26,7 +28,7 @@ impl HaProxy {
         write!(
             config,
             "defaults\n mode http\n timeout client 20s\n timeout server 20s\n timeout connect 1s\n\
-             frontend f\n bind {address}\n http-request return status 200 content-type text/plain \
+             frontend f\n bind {address} {tls}\n http-request return status 200 content-type text/plain \
              lf-string \"%[req.hdr(x-lunar-host)] %[req.hdr(x-lunar-scheme)]\" hdr x-by gateway\n"
         )
         .expect("write");
@@ -57,10 +59,18 @@ impl Drop for HaProxy {
 }
 
 async fn scene() -> (Scene, HaProxy) {
-    let (haproxy, address) = HaProxy::start().await;
+    scene_over("", "").await
+}
+
+async fn scene_over(tls: &str, host: &str) -> (Scene, HaProxy) {
+    let (haproxy, address) = HaProxy::start(tls).await;
     let mut gateway = Server::echo("not used").await;
     gateway.address = address;
-    (Scene::new(gateway, Server::echo("provider").await).await, haproxy)
+    let change = |setup: &mut Setup| {
+        setup.supports_tls = !tls.is_empty();
+        setup.endpoints.iter_mut().for_each(|endpoint| endpoint.host = host.to_owned());
+    };
+    (Scene::with(gateway, Server::echo("provider").await, change).await, haproxy)
 }
 
 async fn run(program: &'static str, arguments: Vec<String>) -> Output {
@@ -133,4 +143,28 @@ async fn a_head_that_haproxy_would_not_take_goes_direct_and_harms_nobody() {
     }
     scene.at_rest().await;
     assert_eq!((scene.counts(), scene.failures()), ([1, 2, 0, 0, 0, 0], 0));
+}
+
+#[tokio::test]
+async fn http2_goes_over_tls_where_the_gateway_wants_that_and_has_the_name_and_the_protocol() {
+    let keys = tempfile::tempdir().expect("a folder");
+    let roots = certificate(keys.path());
+    let bind = |alpn: &str| format!("ssl crt {} alpn {alpn}", keys.path().join("both").display());
+    for (alpn, host, by, counts, failures) in [
+        ("h2", "localhost", "gateway", [1, 0, 0, 0, 0, 0], 0),
+        // Not its name: nobody is to be trusted with the request.
+        ("h2", "stranger.test", "provider", [0, 0, 1, 0, 0, 0], 1),
+        // It speaks no HTTP/2, which is no failure.
+        ("http/1.1", "localhost", "provider", [0, 0, 1, 0, 0, 0], 0),
+    ] {
+        let (scene, _haproxy) = scene_over(&bind(alpn), host).await;
+        scene.relay.pool.trust(roots.clone());
+        let mut sender = scene.application().await;
+        let asked = request("GET", "api.example", full(""));
+        let (status, who, _) = told(sender.send_request(asked).await.expect("an answer")).await;
+        assert_eq!((status, who.as_str()), (200, by), "{alpn} {host}");
+        drop(sender);
+        scene.at_rest().await;
+        assert_eq!((scene.counts(), scene.failures()), (counts, failures), "{alpn} {host}");
+    }
 }
