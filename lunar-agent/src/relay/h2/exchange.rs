@@ -34,7 +34,7 @@ use crate::{
             rewrite::{Handover, Scheme},
         },
         place::Place,
-        replay::{AtGateway, AtProvider, DirectAttempt, Exchange, Next, Situation},
+        replay::{AtGateway, AtProvider, DirectAttempt, Exchange, Mode, Next, Situation},
         route::{Gateway, Route, route},
         setup::Settings,
     },
@@ -237,7 +237,8 @@ impl Session {
         let Some(endpoint) = settings.setup.endpoints.get(admitted.nth) else { return Err(Failure::Ended) };
         let upstream = self.relay.h2.of(endpoint, settings);
         let connect = || pool::to_gateway(Arc::clone(&self.relay), endpoint.clone(), Arc::clone(settings));
-        let mut answer = std::pin::pin!(upstream.send(connect, head, &asked.body, asked.idempotent));
+        let twice = asked.idempotent && settings.rules.mode != Mode::Never;
+        let mut answer = std::pin::pin!(upstream.send(connect, head, &asked.body, twice));
         loop {
             if let Ok(answer) = timeout(LOOK, &mut answer).await {
                 return answer.map(Answer::new);

@@ -1,0 +1,38 @@
+//! Faults that are none of the gateway's, and what it is not to get.
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use tokio::time::timeout;
+
+use super::{
+    gateways::asked_of,
+    requests::{empty, scene},
+    scene::{Answer, LONG, Scene, Server, echo, full, request, told},
+};
+use crate::relay::replay::Mode;
+
+#[tokio::test]
+async fn nothing_is_sent_to_the_gateway_twice_where_that_is_never_to_be() {
+    let act = |request: http::Request<hyper::body::Incoming>| {
+        if request.headers().contains_key("x-hang") {
+            return Box::pin(std::future::pending()) as Answer;
+        }
+        echo("gateway")(request)
+    };
+    let never = |setup: &mut crate::relay::setup::Setup| setup.replay = Mode::Never;
+    let scene = Scene::with(Server::start(256, act).await, Server::echo("provider").await, never).await;
+    let mut sender = scene.application().await;
+    let first = sender.send_request(request("GET", "a.example", empty())).await;
+    assert_eq!(told(first.expect("an answer")).await.1, "gateway");
+    let mut asked = request("GET", "a.example", empty());
+    asked.headers_mut().insert("x-hang", "1".parse().expect("a value"));
+    let answer = tokio::spawn(sender.send_request(asked));
+    asked_of(&scene.gateway, 2).await;
+    scene.gateway.break_off();
+    timeout(LONG, answer).await.expect("in time").expect("no panic").expect_err("no answer");
+    scene.at_rest().await;
+    assert_eq!(scene.gateway.seen().len(), 2, "each once");
+    assert!(scene.provider.seen().is_empty());
+}
