@@ -156,9 +156,7 @@ impl Session {
             }
             let said = answer.as_ref().map(|answer| answer.said(&settings));
             let step = exchange.gateway(outcome(&said), situation());
-            // A gateway that cannot be spoken to in HTTP/2 is in no trouble.
-            let counts = !matches!(answer, Err(Failure::Connect(ConnectError::NotHttp2)));
-            if let Some(outcome) = step.settle.filter(|_| counts) {
+            if let Some(outcome) = step.settle {
                 self.relay.gateways.settle(&settings, admitted, outcome, now());
             }
             match (step.next, answer) {
@@ -305,6 +303,8 @@ impl Answer {
 fn outcome<'a>(said: &'a Result<ResponseHead, &Failure>) -> AtGateway<'a> {
     match said {
         Ok(head) => AtGateway::Answered(head),
+        // A gateway that cannot be spoken to in HTTP/2 is in no trouble.
+        Err(Failure::Connect(ConnectError::NotHttp2 | ConnectError::Ours(_))) => AtGateway::NotAsked,
         Err(Failure::Connect(_) | Failure::TooLarge | Failure::Unprocessed(_) | Failure::Rejected) => {
             AtGateway::ConnectFailed
         }

@@ -4,6 +4,7 @@ mod bodies;
 mod cuts;
 mod ends;
 mod failures;
+mod faults;
 mod plain;
 mod real;
 mod scene;

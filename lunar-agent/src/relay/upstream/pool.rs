@@ -16,7 +16,7 @@ use super::{
     tune,
 };
 use crate::{
-    gateway::outbound::{self, ConnectError},
+    gateway::outbound::{self, ConnectError, Reason},
     relay::setup::{Endpoint, Setup},
 };
 
@@ -33,7 +33,7 @@ pub enum ReachError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// TLS.
-    #[error(transparent)]
+    #[error("{}", without_address(.0))]
     Tls(#[from] TlsError),
     /// One of them took too long.
     #[error("no answer within {0:?}")]
@@ -42,6 +42,28 @@ pub enum ReachError {
 
 /// Connections to the gateway's endpoints that lie unused, and the way to new ones.
 #[derive(Default)]
+/// Whoever speaks of it says the address anyway.
+fn without_address(error: &ConnectError) -> String {
+    match error {
+        ConnectError::Connect { source, .. } => format!("connect: {}", Reason(source)),
+        ConnectError::Socket { source, .. } => format!("socket: {}", Reason(source)),
+        ConnectError::MarkNotPermitted { .. } => error.to_string(),
+    }
+}
+
+impl ReachError {
+    /// Whether it is this side's own, and shows nothing of the gateway.
+    pub fn is_ours(&self) -> bool {
+        match self {
+            Self::Connect(ConnectError::Socket { .. } | ConnectError::MarkNotPermitted { .. })
+            | Self::Tls(TlsError::Roots(_) | TlsError::Setup(_) | TlsError::Name(_)) => true,
+            Self::Connect(ConnectError::Connect { .. })
+            | Self::Tls(TlsError::OtherProtocol | TlsError::Handshake(_))
+            | Self::TimedOut(_) => false,
+        }
+    }
+}
+
 pub struct Pool {
     shelves: Arc<Mutex<Shelves>>,
     tls: OnceLock<Arc<ClientConfig>>,

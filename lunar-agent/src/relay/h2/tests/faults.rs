@@ -14,6 +14,23 @@ use super::{
 use crate::relay::replay::Mode;
 
 #[tokio::test]
+async fn a_fault_of_this_side_is_no_failure_of_the_gateway() {
+    let scene = Scene::with(Server::echo("no TLS").await, Server::echo("provider").await, |setup| {
+        setup.supports_tls = true;
+        setup.endpoints.iter_mut().for_each(|endpoint| endpoint.host = "no name".to_owned());
+    })
+    .await;
+    scene.relay.pool.trust(tokio_rustls::rustls::RootCertStore::empty());
+    let mut sender = scene.application().await;
+    for method in ["GET", "POST"] {
+        let got = sender.send_request(request(method, "a.example", full("hello"))).await;
+        assert_eq!(told(got.expect("an answer")).await.1, "provider");
+    }
+    scene.at_rest().await;
+    assert_eq!((scene.counts(), scene.failures()), ([0, 0, 2, 0, 0, 0], 0));
+}
+
+#[tokio::test]
 async fn nothing_is_sent_to_the_gateway_twice_where_that_is_never_to_be() {
     let act = |request: http::Request<hyper::body::Incoming>| {
         if request.headers().contains_key("x-hang") {
