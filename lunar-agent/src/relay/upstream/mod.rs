@@ -4,6 +4,7 @@
 pub(super) mod certificate;
 mod pool;
 mod tls;
+mod trouble;
 
 use std::{
     io,
@@ -90,13 +91,13 @@ pub fn reset_on_drop(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
-impl AsyncRead for Stream {
 /// Makes a socket end its connection in order when it is dropped: what has been written still arrives.
 pub fn end_on_drop(stream: &TcpStream) {
     // The same.
     let _ = SockRef::from(stream).set_linger(None);
 }
 
+impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),

@@ -53,3 +53,19 @@ async fn nothing_is_sent_to_the_gateway_twice_where_that_is_never_to_be() {
     assert_eq!(scene.gateway.seen().len(), 2, "each once");
     assert!(scene.provider.seen().is_empty());
 }
+
+#[tokio::test]
+async fn why_the_gateway_does_not_speak_http2_is_known() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let mut gateway = Server::echo("not used").await;
+    gateway.address = silent.local_addr().expect("a bound address");
+    let address = gateway.address;
+    let quick = |setup: &mut crate::relay::setup::Setup| {
+        setup.connect_timeout = std::time::Duration::from_millis(100);
+    };
+    let scene = Scene::with(gateway, Server::echo("provider").await, quick).await;
+    let mut sender = scene.application().await;
+    let got = sender.send_request(request("GET", "a.example", empty())).await;
+    assert_eq!(told(got.expect("an answer")).await.1, "provider");
+    assert_eq!(scene.relay.pool.trouble(), Some(format!("{address}: no answer within 100ms")));
+}

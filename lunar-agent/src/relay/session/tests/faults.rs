@@ -18,3 +18,17 @@ async fn a_fault_of_this_side_is_no_failure_of_the_gateway() {
     scene.settle().await;
     assert_eq!((scene.failures(), scene.count(Count::Replayed)), (Some(0), 2));
 }
+
+#[tokio::test]
+async fn why_the_gateway_cannot_be_reached_is_known_until_it_can() {
+    let scene = Scene::new(Server::refusing().await, Server::answering("provider").await).await;
+    assert_eq!(scene.relay.pool.trouble(), None);
+    assert_eq!(scene.once("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n").await, ok("provider"));
+    let address = scene.gateway.address;
+    assert_eq!(scene.relay.pool.trouble(), Some(format!("{address}: connect: refused")));
+    let _listener = tokio::net::TcpListener::bind(address).await.expect("bind");
+    let settings = scene.relay.settings();
+    let endpoint = &settings.setup.endpoints[0];
+    scene.relay.pool.connect(&settings.setup, endpoint, Speaks::Http1).await.expect("it listens");
+    assert_eq!(scene.relay.pool.trouble(), None);
+}
