@@ -207,7 +207,7 @@ impl Session {
     /// with all that follows, before the gateway has seen any of it.
     fn body_is_sound(&self, head: &RequestHead) -> bool {
         let body = self.client.input.get(head.length..).unwrap_or_default();
-        let scanned = BodyScanner::new(head.framing, bounds::HEADS).scan(body);
+        let scanned = BodyScanner::of_request(head.framing, bounds::HEADS).scan(body);
         !matches!(scanned.state, Progress::Malformed(_))
     }
 

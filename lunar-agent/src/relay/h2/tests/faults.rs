@@ -54,6 +54,30 @@ async fn nothing_is_sent_to_the_gateway_twice_where_that_is_never_to_be() {
     assert!(scene.provider.seen().is_empty());
 }
 
+/// What the gateway is told in headers of ours is the relay's to say, wherever they stand.
+#[tokio::test]
+async fn trailers_that_are_ours_do_not_go_on() {
+    let scene = scene().await;
+    let mut sender = scene.application().await;
+    let trailers = |names: &[&'static str]| {
+        let value = http::HeaderValue::from_static("v");
+        HeaderMap::from_iter(names.iter().map(|name| (http::HeaderName::from_static(name), value.clone())))
+    };
+    for (sent, expected) in [
+        (&["x-lunar-host", "x-lunar-consumer-tag", "a"][..], &["x-lunar-consumer-tag", "a"][..]),
+        (&["x-lunar-host", "x-lunar-allow"], &[]),
+    ] {
+        let frames: [Result<_, std::convert::Infallible>; 2] =
+            [Ok(Frame::data(Bytes::from_static(b"hello"))), Ok(Frame::trailers(trailers(sent)))];
+        let body = StreamBody::new(futures_util::stream::iter(frames)).boxed();
+        let response = sender.send_request(request("POST", "a.example", body)).await.expect("an answer");
+        let back = timeout(LONG, response.into_body().collect()).await.expect("in time").expect("whole");
+        assert_eq!(back.trailers().cloned().unwrap_or_default(), trailers(expected));
+        assert_eq!(back.to_bytes(), "hello");
+    }
+}
+
+/// Its reason lies behind the connect, which comes about.
 #[tokio::test]
 async fn why_the_gateway_does_not_speak_http2_is_known() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
