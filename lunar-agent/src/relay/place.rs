@@ -2,21 +2,27 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd, OwnedFd},
+    sync::Arc,
     time::Duration,
 };
 
 use lunar_common::abi::MARK;
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::socket::{setsockopt, sockopt::IpBindAddressNoPort},
+};
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 
-/// One network namespace.
-#[derive(Debug)]
+/// One network namespace, as connections leave it.
+#[derive(Clone, Debug)]
 pub struct Place {
-    netns: OwnedFd,
-    home: OwnedFd,
+    netns: Arc<OwnedFd>,
+    home: Arc<OwnedFd>,
+    /// The address they leave from; without it, the one that the routes say.
+    from: Option<IpAddr>,
     /// Its cookie.
     pub cookie: u64,
 }
@@ -24,7 +30,14 @@ pub struct Place {
 impl Place {
     /// The network namespace behind `netns`, with this cookie; `home` is the one that the relay's threads are in.
     pub fn new(netns: OwnedFd, home: OwnedFd, cookie: u64) -> Self {
-        Self { netns, home, cookie }
+        Self { netns: Arc::new(netns), home: Arc::new(home), from: None, cookie }
+    }
+
+    /// The same for an application whose socket has this address. `None` if that is a loopback one, which says nothing: its socket
+    /// has it from the redirection.
+    pub fn bound_to(&self, address: IpAddr) -> Option<Self> {
+        let address = address.to_canonical();
+        (!address.is_loopback()).then(|| Self { from: Some(address), ..self.clone() })
     }
 
     /// Its file descriptor, for a relay that takes over.
@@ -56,6 +69,11 @@ impl Place {
         }
         let socket = socket?;
         SockRef::from(&socket).set_mark(MARK)?;
+        if let Some(from) = self.from.filter(|from| from.is_ipv4() == to.is_ipv4()) {
+            // The port is for the connect to choose, so that as many are free as without the bind (ip(7)).
+            setsockopt(&socket, IpBindAddressNoPort, &true)?;
+            socket.bind((from, 0).into())?;
+        }
         Ok(socket)
     }
 }

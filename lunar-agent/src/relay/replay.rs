@@ -4,6 +4,8 @@
 //! |---|---|---|---|
 //! | cannot be connected to | body whole | direct | failure |
 //! | | otherwise | close | failure |
+//! | is not asked, for no reason of its own | body whole | direct | nothing |
+//! | | otherwise | close | nothing |
 //! | dies or hangs before an answer | idempotent, body whole | direct | as the direct attempt shows |
 //! | | otherwise | close | nothing |
 //! | answers with what is not understood | idempotent, body whole | direct | as the direct attempt shows |
@@ -72,6 +74,9 @@ pub struct Rules {
 pub enum AtGateway<'a> {
     /// No byte of the request was sent.
     ConnectFailed,
+    /// The same, and nothing shows that the gateway is in trouble: this side could not so much as ask (no socket, no mark, no
+    /// certificate to trust, no name to trust it by), or the gateway does not speak the request's protocol.
+    NotAsked,
     /// It may have been sent, and no answer came: the gateway died, or took too long.
     Lost,
     /// An answer came whose head is not understood, or too large. Its bytes can still pass, until the connection closes.
@@ -149,9 +154,10 @@ impl Exchange {
         let Situation { body_whole, age } = situation;
         match outcome {
             // Sent for the first time; no mode forbids that.
-            AtGateway::ConnectFailed => {
+            AtGateway::ConnectFailed | AtGateway::NotAsked => {
                 let next = if body_whole { direct(false) } else { Next::Close };
-                Step { next, settle: Some(Outcome::Failure) }
+                let failed = outcome == AtGateway::ConnectFailed;
+                Step { next, settle: failed.then_some(Outcome::Failure) }
             }
             AtGateway::Lost | AtGateway::NotUnderstood => {
                 let otherwise = if outcome == AtGateway::Lost { Next::Close } else { Next::Pass };

@@ -182,7 +182,10 @@ impl Keeper {
             // Until then what was wrong before still is.
             Some(Trouble::Link(LinkError::Soon)) => report.problem.clone(),
             Some(trouble) => Some(trouble.to_string()),
-            None => self.namespaces.problem(),
+            None => self.namespaces.problem().or_else(|| {
+                let trouble = relay.and_then(|hello| hello.trouble.as_ref());
+                trouble.map(|trouble| format!("it cannot reach the gateway: {trouble}"))
+            }),
         };
         if trouble.is_some()
             && let Some(problem) = problem.as_ref().filter(|problem| report.problem.as_ref() != Some(problem))

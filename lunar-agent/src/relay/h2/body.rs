@@ -16,6 +16,7 @@ use super::{
     under_way::UnderWay,
     upstream::Permit,
 };
+use crate::relay::http::head::is_forged;
 
 /// A request's body, which several attempts may send.
 pub struct Source<B = Incoming>(Arc<Mutex<Kept<B>>>);
@@ -160,7 +161,10 @@ where
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
         match ready!(Pin::new(&mut kept.body).poll_frame(cx)) {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    drop_forged(trailers);
+                }
                 kept.keep(&frame);
                 upload.at = kept.bytes.len();
                 upload.done = kept.ended;
@@ -187,6 +191,14 @@ where
     /// None, so that hyper adds no length that the application has not said.
     fn size_hint(&self) -> SizeHint {
         SizeHint::default()
+    }
+}
+
+/// What the gateway is told in headers of ours is the relay's to say, wherever they stand.
+fn drop_forged(trailers: &mut HeaderMap) {
+    let names: Vec<_> = trailers.keys().filter(|name| is_forged(name.as_str())).cloned().collect();
+    for name in names {
+        trailers.remove(name);
     }
 }
 

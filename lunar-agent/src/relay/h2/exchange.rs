@@ -34,7 +34,7 @@ use crate::{
             rewrite::{Handover, Scheme},
         },
         place::Place,
-        replay::{AtGateway, AtProvider, DirectAttempt, Exchange, Next, Situation},
+        replay::{AtGateway, AtProvider, DirectAttempt, Exchange, Mode, Next, Situation},
         route::{Gateway, Route, route},
         setup::Settings,
     },
@@ -157,9 +157,7 @@ impl Session {
             }
             let said = answer.as_ref().map(|answer| answer.said(&settings));
             let step = exchange.gateway(outcome(&said), situation());
-            // A gateway that cannot be spoken to in HTTP/2 is in no trouble.
-            let counts = !matches!(answer, Err(Failure::Connect(ConnectError::NotHttp2)));
-            if let Some(outcome) = step.settle.filter(|_| counts) {
+            if let Some(outcome) = step.settle {
                 self.relay.gateways.settle(&settings, admitted, outcome, now());
             }
             match (step.next, answer) {
@@ -238,7 +236,8 @@ impl Session {
         let Some(endpoint) = settings.setup.endpoints.get(admitted.nth) else { return Err(Failure::Ended) };
         let upstream = self.relay.h2.of(endpoint, settings);
         let connect = || pool::to_gateway(Arc::clone(&self.relay), endpoint.clone(), Arc::clone(settings));
-        let mut answer = std::pin::pin!(upstream.send(connect, head, &asked.body, asked.idempotent));
+        let twice = asked.idempotent && settings.rules.mode != Mode::Never;
+        let mut answer = std::pin::pin!(upstream.send(connect, head, &asked.body, twice));
         loop {
             if let Ok(answer) = timeout(LOOK, &mut answer).await {
                 return answer.map(Answer::new);
@@ -305,6 +304,8 @@ impl Answer {
 fn outcome<'a>(said: &'a Result<ResponseHead, &Failure>) -> AtGateway<'a> {
     match said {
         Ok(head) => AtGateway::Answered(head),
+        // A gateway that cannot be spoken to in HTTP/2 is in no trouble.
+        Err(Failure::Connect(ConnectError::NotHttp2 | ConnectError::Ours(_))) => AtGateway::NotAsked,
         Err(Failure::Connect(_) | Failure::TooLarge | Failure::Unprocessed(_) | Failure::Rejected) => {
             AtGateway::ConnectFailed
         }

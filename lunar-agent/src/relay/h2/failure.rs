@@ -27,6 +27,9 @@ pub enum ConnectError {
     /// TLS.
     #[error(transparent)]
     Tls(Arc<TlsError>),
+    /// A fault of this side.
+    #[error(transparent)]
+    Ours(Arc<ReachError>),
 }
 
 impl From<std::io::Error> for ConnectError {
@@ -38,12 +41,10 @@ impl From<std::io::Error> for ConnectError {
 impl From<ReachError> for ConnectError {
     fn from(error: ReachError) -> Self {
         match error {
-            ReachError::Connect(Outbound::Socket { source, .. } | Outbound::Connect { source, .. }) => {
-                source.into()
-            }
-            ReachError::Connect(Outbound::MarkNotPermitted { .. }) => {
-                std::io::Error::from(std::io::ErrorKind::PermissionDenied).into()
-            }
+            ours if ours.is_ours() => Self::Ours(Arc::new(ours)),
+            ReachError::Connect(Outbound::Connect { source, .. }) => source.into(),
+            // These are ours.
+            ReachError::Connect(_) => Self::Ours(Arc::new(error)),
             ReachError::Tls(TlsError::OtherProtocol) => Self::NotHttp2,
             ReachError::Tls(error) => Self::Tls(Arc::new(error)),
             ReachError::TimedOut(limit) => Self::Timeout(limit),

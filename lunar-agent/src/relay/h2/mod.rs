@@ -31,14 +31,14 @@ use super::{Relay, place::Place};
 use crate::kernel::relay::Count;
 
 /// How many streams an application may have open at a time.
-const STREAMS: u32 = 256;
-/// How many bytes of one stream may be on their way to somebody who does not read them. Connections as a whole may have that much of
-/// each stream, so that one that nobody reads holds up no other, which is why the windows are not hyper's adaptive ones.
-const STREAM_WINDOW: u32 = 1 << 20;
-/// The same for what an application sends: it is on this machine, so there is less on the way.
-const UPLOAD_WINDOW: u32 = 256 << 10;
+const STREAMS: u32 = 100;
+/// How many bytes of one stream, in either direction, may be on their way to somebody who does not read them. Those windows are not
+/// hyper's adaptive ones, so that what an application that reads nothing holds here is known: with [`SEND_BUFFER`] 32 MiB.
+const STREAM_WINDOW: u32 = 256 << 10;
+/// The same for all that one application sends. Only its own streams hold each other up.
+const UPLOAD_WINDOW: u32 = 4 << 20;
 /// How many bytes of one stream may wait here to be sent.
-const SEND_BUFFER: usize = 128 << 10;
+const SEND_BUFFER: usize = 64 << 10;
 /// The largest head, as RFC 9113 section 6.5.2 counts. Larger than any that goes to the gateway: one that is too large for us
 /// is to get to its provider.
 const MAX_HEADER_LIST: u32 = 256 << 10;
@@ -71,8 +71,8 @@ pub async fn serve(
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(MAX_HEADER_LIST)
         .max_send_buf_size(SEND_BUFFER)
-        .initial_stream_window_size(UPLOAD_WINDOW)
-        .initial_connection_window_size(UPLOAD_WINDOW * STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(UPLOAD_WINDOW)
         // An application may give up all it has begun at once.
         .max_pending_accept_reset_streams(STREAMS as usize);
     let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(io), service));

@@ -50,13 +50,18 @@ pub async fn to_gateway(
     settings: Arc<Settings>,
 ) -> Result<Open, ConnectError> {
     let limit = settings.setup.connect_timeout;
+    // What happens until then is told of there.
+    let mut told = false;
     let opening = async {
-        let io = relay.pool.connect(&settings.setup, &endpoint, Speaks::Http2).await?;
-        open(io, Greets::Within(limit)).await
+        let connected = relay.pool.connect(&settings.setup, &endpoint, Speaks::Http2).await;
+        told = connected.is_err();
+        open(connected?, Greets::Within(limit)).await
     };
     let opened = timeout(limit, opening).await.unwrap_or(Err(ConnectError::Timeout(limit)));
-    if let Err(reason) = &opened {
-        tracing::warn!(endpoint = %endpoint.address, %reason, "no connection to the gateway for HTTP/2");
+    if let Err(reason) = opened.as_ref()
+        && !told
+    {
+        relay.pool.failed(&endpoint, reason);
     }
     opened
 }

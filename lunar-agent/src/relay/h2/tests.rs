@@ -2,6 +2,7 @@
 
 mod answers;
 mod conformance;
+mod faults;
 mod frames;
 mod gateways;
 mod requests;

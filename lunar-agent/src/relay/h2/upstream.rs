@@ -74,7 +74,7 @@ pub async fn open(
         .max_header_list_size(MAX_HEADER_LIST)
         .max_send_buf_size(SEND_BUFFER)
         .initial_stream_window_size(STREAM_WINDOW)
-        // A stream that nobody reads holds up no other.
+        // A stream that nobody reads holds up no other, which may be another application's.
         .initial_connection_window_size(STREAM_WINDOW * STREAMS)
         // Applications may give up many requests at once, and the connection is others' as well.
         .max_concurrent_reset_streams(1024)

@@ -4,12 +4,14 @@
 //! reader might take for the end of a line is malformed. White space behind a chunk's size, which some servers fill their lines
 //! up with, is taken: it leaves nobody a choice.
 
-use super::head::{Framing, Limits};
+use super::head::{Framing, Limits, is_forged};
 
 /// The most bytes of a chunk's line behind the digits, without CR LF.
 const MAX_EXTENSION: usize = 1024;
 /// The most digits of a chunk's size: 64 bits.
 const MAX_DIGITS: u8 = 16;
+/// How much of a trailer's name is looked at: a byte more than the longest that makes a difference.
+const MAX_NAME: usize = 21;
 
 /// Where a body stands after some bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,8 +45,9 @@ pub enum Malformed {
     /// A line or a chunk that does not end in CR LF.
     #[error("a line or a chunk does not end in CR LF")]
     LineEnd,
-    /// A trailer with a bad name or value, a folded one, or too many.
-    #[error("a trailer is malformed, or the trailers are too large")]
+    /// A trailer with a bad name or value, a folded one, or too many; in a request also one of ours, in which an application
+    /// has no say.
+    #[error("a trailer is malformed or forged, or the trailers are too large")]
     Trailer,
 }
 
@@ -55,6 +58,8 @@ pub struct BodyScanner {
     limits: Limits,
     /// Bytes and lines of the trailers.
     trailers: Limits,
+    /// The beginning of a trailer's name, where names matter.
+    name: Option<([u8; MAX_NAME], usize)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,7 +98,12 @@ impl BodyScanner {
             Framing::Chunked => At::Size { digits: 0, size: 0 },
             Framing::UntilClose => At::UntilClose,
         };
-        Self { at, limits, trailers: Limits { bytes: 0, headers: 0 } }
+        Self { at, limits, trailers: Limits { bytes: 0, headers: 0 }, name: None }
+    }
+
+    /// The same for a request's body, whose trailers may be [forged](is_forged) as headers may.
+    pub fn of_request(framing: Framing, limits: Limits) -> Self {
+        Self { name: Some(([0; MAX_NAME], 0)), ..Self::new(framing, limits) }
     }
 
     /// Whether the body is over; one without bytes is from the start, one until the connection closes never.
@@ -162,13 +172,35 @@ impl BodyScanner {
             return At::Malformed(Malformed::Trailer);
         }
         match (at, byte) {
+            (At::TrailerName, b':') if self.forged() => At::Malformed(Malformed::Trailer),
             (At::TrailerName, b':') => At::TrailerValue,
-            (At::TrailerStart | At::TrailerName, byte) if is_token(byte) => At::TrailerName,
+            (At::TrailerStart | At::TrailerName, byte) if is_token(byte) => {
+                self.hear_name(at, byte);
+                At::TrailerName
+            }
             (At::TrailerValue, b'\r') => At::TrailerLf,
             (At::TrailerValue, b'\n') => At::Malformed(Malformed::LineEnd),
             (At::TrailerValue, byte) if is_text(byte) => At::TrailerValue,
             _ => At::Malformed(Malformed::Trailer),
         }
+    }
+}
+
+impl BodyScanner {
+    fn hear_name(&mut self, at: At, byte: u8) {
+        let Some((name, length)) = &mut self.name else { return };
+        if at == At::TrailerStart {
+            *length = 0;
+        }
+        if let Some(place) = name.get_mut(*length) {
+            *place = byte;
+            *length += 1;
+        }
+    }
+
+    fn forged(&self) -> bool {
+        let name = self.name.as_ref().and_then(|(name, length)| name.get(..*length));
+        name.and_then(|name| std::str::from_utf8(name).ok()).is_some_and(is_forged)
     }
 }
 

@@ -105,7 +105,9 @@ impl Door {
         self.relay.counts.one(Count::Accepted);
         let read = Seat::taken(&self.open) < MAX_CONNECTIONS;
         let seat = Seat::take(&self.open);
-        let (place, relay) = (Arc::clone(&self.place), Arc::clone(&self.relay));
+        let bound = self.place.bound_to(peer.ip()).map(Arc::new);
+        let place = bound.unwrap_or_else(|| Arc::clone(&self.place));
+        let relay = Arc::clone(&self.relay);
         // Boxed, because it is moved several times on its way to the runtime, and large.
         let work = Box::pin(async move {
             let _seat = seat;

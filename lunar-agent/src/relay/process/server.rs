@@ -187,6 +187,7 @@ impl Server {
             pins: self.pins,
             pid: std::process::id(),
             served: self.serving.served(),
+            trouble: self.serving.trouble(),
         }
     }
 

@@ -213,6 +213,11 @@ impl Serving {
         Ok(())
     }
 
+    /// Why the gateway cannot be reached.
+    pub fn trouble(&self) -> Option<String> {
+        self.state().relay.as_ref().and_then(|relay| relay.pool.trouble())
+    }
+
     /// Serves a network namespace in place of what was served for its cookie.
     pub fn serve(&self, namespace: Namespace, fds: Vec<OwnedFd>) -> Result<(), ServeError> {
         let wanted = 1 + usize::from(namespace.v4) + usize::from(namespace.v6);

@@ -92,6 +92,8 @@ pub struct Hello {
     pub pid: u32,
     /// Cookies of the network namespaces that it serves.
     pub served: Vec<u64>,
+    /// Why the gateway cannot be reached, if it could not be the last time.
+    pub trouble: Option<String>,
 }
 
 /// Why a message was not sent or not received.

@@ -12,6 +12,7 @@ const TOTAL: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Does {
     RefusesToConnect,
+    IsNotAsked,
     Dies,
     Babbles,
     /// Gets a body that is none.
@@ -21,13 +22,13 @@ enum Does {
     /// And wants the request again after so many seconds.
     Answers(Option<u64>),
 }
-use Does::{Answers, Babbles, Dies, Errs, IsSpared, RefusesToConnect};
+use Does::{Answers, Babbles, Dies, Errs, IsNotAsked, IsSpared, RefusesToConnect};
 
 fn head(does: Does) -> ResponseHead {
     let (indicated, error_code, again) = match does {
         Errs(code) => (true, code, None),
         Answers(again) => (false, None, again),
-        RefusesToConnect | Dies | Babbles | IsSpared => panic!("no answer"),
+        RefusesToConnect | IsNotAsked | Dies | Babbles | IsSpared => panic!("no answer"),
     };
     let sequence_id = HeaderValue::from_static("7");
     ResponseHead {
@@ -47,6 +48,7 @@ fn tell(exchange: &mut Exchange, does: Does, body_whole: bool, age: u64) -> Step
     let situation = Situation { body_whole, age: Duration::from_secs(age) };
     match does {
         RefusesToConnect => exchange.gateway(AtGateway::ConnectFailed, situation),
+        IsNotAsked => exchange.gateway(AtGateway::NotAsked, situation),
         Dies => exchange.gateway(AtGateway::Lost, situation),
         Babbles => exchange.gateway(AtGateway::NotUnderstood, situation),
         IsSpared => exchange.gateway(AtGateway::BrokenOff, situation),
@@ -97,6 +99,7 @@ fn every_row_of_the_gateway() {
             (Direct, failure),
             (Close, failure),
         ),
+        (IsNotAsked, &[Safe, Idempotent, Never], (Direct, None), (Direct, None), (Close, None)),
         (Dies, &[Safe, Idempotent], (DirectAsks, None), (Close, None), (Close, None)),
         (Dies, &[Never], (Close, None), (Close, None), (Close, None)),
         (Babbles, &[Safe, Idempotent], (DirectAsks, None), (Pass, None), (Pass, None)),
@@ -188,6 +191,7 @@ fn repetitions_are_bounded_in_number_and_time() {
 fn any_doing() -> impl Strategy<Value = Does> {
     prop_oneof![
         Just(RefusesToConnect),
+        Just(IsNotAsked),
         Just(Dies),
         Just(Babbles),
         Just(IsSpared),
@@ -214,13 +218,13 @@ proptest! {
             let step = tell(&mut exchange, does, whole, age);
             // What the gateway did with it, as far as the mode believes what it says.
             let disclaimed = match does {
-                RefusesToConnect => true,
+                RefusesToConnect | IsNotAsked => true,
                 Dies | Babbles | IsSpared | Answers(None) => false,
                 Errs(code) => mode == Safe && matches!(code, Some(1 | 2 | 5 | 10)),
                 Answers(Some(_)) => mode == Safe,
             };
             executed |= !disclaimed;
-            sent |= does != RefusesToConnect;
+            sent |= !matches!(does, RefusesToConnect | IsNotAsked);
             let evident = matches!(does, RefusesToConnect | Errs(Some(1 | 10)));
             let expected = match does {
                 Answers(_) => Some(Success),
@@ -241,7 +245,7 @@ proptest! {
                     let answer = head(if provider == Some(true) { Errs(Some(2)) } else { Answers(None) });
                     let outcome = provider.map_or(AtProvider::Failed, |_| AtProvider::Answered(&answer));
                     let last = attempt.ended(outcome);
-                    let proved = !evident && does != IsSpared && provider == Some(false);
+                    let proved = !evident && !matches!(does, IsSpared | IsNotAsked) && provider == Some(false);
                     prop_assert_eq!(last.settle, proved.then_some(Failure), "once, and with evidence");
                     prop_assert_eq!(last.next, if provider.is_some() { Next::Pass } else { Next::Close });
                     return Ok(());
@@ -251,7 +255,7 @@ proptest! {
                     return Ok(());
                 }
                 Next::Close => {
-                    prop_assert!(matches!(does, RefusesToConnect | Dies | IsSpared), "an answer thrown away");
+                    prop_assert!(matches!(does, RefusesToConnect | IsNotAsked | Dies | IsSpared), "an answer thrown away");
                     return Ok(());
                 }
             }

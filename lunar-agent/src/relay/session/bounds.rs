@@ -20,6 +20,8 @@ pub const CHUNK: usize = 16 << 10;
 pub struct Patience {
     /// How long a new connection may be silent before it may be one on which the provider speaks first.
     pub silence: Duration,
+    /// How long one that is silent still has when its provider cannot be reached.
+    pub unreachable: Duration,
     /// How long a head that has begun may take. It goes to the provider as it is then, which has patience of its own.
     pub head: Duration,
     /// How long a connection may rest between two requests.
@@ -28,9 +30,11 @@ pub struct Patience {
 
 /// Clients that speak first do so at once, and a protocol in which they do not can bear 200 ms once for each connection. Servers commonly
 /// give a head 10 to 60 seconds, and let a connection rest for less than five minutes, so a client that knows its provider's
-/// bounds gives up before us.
+/// bounds gives up before us. A client that connects ahead of its first request makes that within a second, mostly; one that waits for a
+/// provider that is not there can bear a second.
 pub const PATIENCE: Patience = Patience {
     silence: Duration::from_millis(200),
+    unreachable: Duration::from_secs(1),
     head: Duration::from_secs(30),
     idle: Duration::from_secs(300),
 };

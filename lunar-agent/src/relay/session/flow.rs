@@ -64,6 +64,12 @@ impl Flow {
         }
     }
 
+    /// The body of a request.
+    pub fn upload(framing: Framing) -> Self {
+        let scanner = BodyScanner::of_request(framing, HEADS);
+        Self { scanner, ..Self::new(Bytes::new(), 0, framing) }
+    }
+
     /// Begins anew with another sink: `first` stands for all that has been read of the message.
     pub fn again<S>(&mut self, first: Bytes, from: &mut Wire<S>) {
         from.input.advance(self.ready);

@@ -40,14 +40,14 @@ impl Session {
         loop {
             let reached = self.at_gateway(request, settings, admitted, sequence_id.as_ref()).await;
             let outcome = match &reached {
-                None => AtGateway::ConnectFailed,
-                Some((Answer::Head(head), _)) => AtGateway::Answered(head),
-                Some((Answer::NotUnderstood, _)) => AtGateway::NotUnderstood,
+                Err(unsent) => *unsent,
+                Ok((Answer::Head(head), _)) => AtGateway::Answered(head),
+                Ok((Answer::NotUnderstood, _)) => AtGateway::NotUnderstood,
                 // A request that broke off may be left without an answer.
-                Some((Answer::Lost { .. }, _)) if request.upload.state() == State::Cut => return Then::Close,
-                Some((Answer::Lost { .. } | Answer::GivenUp, _)) => AtGateway::Lost,
-                Some((Answer::Gone, _)) => return Then::Gone,
-                Some((Answer::Malformed, upstream)) => {
+                Ok((Answer::Lost { .. }, _)) if request.upload.state() == State::Cut => return Then::Close,
+                Ok((Answer::Lost { .. } | Answer::GivenUp, _)) => AtGateway::Lost,
+                Ok((Answer::Gone, _)) => return Then::Gone,
+                Ok((Answer::Malformed, upstream)) => {
                     // An end in order could be taken for the end of the body.
                     reset_on_drop(upstream.stream.tcp());
                     AtGateway::BrokenOff
@@ -58,7 +58,7 @@ impl Session {
                 self.relay.gateways.settle(settings, admitted, outcome, now());
             }
             match (step.next, reached) {
-                (Next::Pass, Some((Answer::Head(head), upstream))) => {
+                (Next::Pass, Ok((Answer::Head(head), upstream))) => {
                     self.relay.counts.one(Count::Gateway);
                     let (then, left) = self.pass(request, &head, upstream, Party::Gateway).await;
                     if matches!(left, Left::Broken) {
@@ -68,11 +68,11 @@ impl Session {
                     self.put_back(settings, admitted, left);
                     return then;
                 }
-                (Next::Pass, Some((_, upstream))) => {
+                (Next::Pass, Ok((_, upstream))) => {
                     self.relay.counts.one(Count::Gateway);
                     return Then::Answer(Box::new(upstream));
                 }
-                (Next::Pass, None) | (Next::Close, _) => {
+                (Next::Pass, Err(_)) | (Next::Close, _) => {
                     self.relay.counts.one(Count::Closed);
                     return Then::Reset;
                 }
@@ -100,30 +100,32 @@ impl Session {
         }
     }
 
-    /// One attempt. `None`: no byte of the request has been sent.
+    /// One attempt.
+    ///
+    /// # Errors
+    /// [`AtGateway::ConnectFailed`] or [`AtGateway::NotAsked`]: no byte of the request has been sent.
     async fn at_gateway(
         &mut self,
         request: &mut Request,
         settings: &Settings,
         admitted: Admitted,
         sequence_id: Option<&HeaderValue>,
-    ) -> Option<(Answer, Wire<Stream>)> {
+    ) -> Result<(Answer, Wire<Stream>), AtGateway<'static>> {
         let relay = Arc::clone(&self.relay);
-        let endpoint = settings.setup.endpoints.get(admitted.nth)?;
+        let endpoint = settings.setup.endpoints.get(admitted.nth).ok_or(AtGateway::NotAsked)?;
         let twice = request.head.idempotent() && settings.rules.mode != Mode::Never;
         let oldest = if twice { REUSABLE } else { FRESH };
         let mut pooled = relay.pool.take(&settings.setup, endpoint, oldest, !twice);
         loop {
-            let head = self.handed_over(request, settings, endpoint, sequence_id)?;
+            let head =
+                self.handed_over(request, settings, endpoint, sequence_id).ok_or(AtGateway::NotAsked)?;
             let used = pooled.is_some();
             let stream = match pooled.take() {
                 Some(stream) => stream,
                 None => match Box::pin(relay.pool.connect(&settings.setup, endpoint, Speaks::Http1)).await {
                     Ok(stream) => stream,
-                    Err(error) => {
-                        tracing::debug!(%error, endpoint = %endpoint.address, "the gateway cannot be reached");
-                        return None;
-                    }
+                    Err(error) if error.is_ours() => return Err(AtGateway::NotAsked),
+                    Err(_) => return Err(AtGateway::ConnectFailed),
                 },
             };
             let mut upstream = Wire::new(stream, BytesMut::new());
@@ -136,10 +138,10 @@ impl Session {
                     continue;
                 }
                 if unsent {
-                    return None;
+                    return Err(AtGateway::ConnectFailed);
                 }
             }
-            return Some((answer, upstream));
+            return Ok((answer, upstream));
         }
     }
 
@@ -171,9 +173,9 @@ impl Session {
 }
 
 /// What remains of a connection whose answer is not passed on.
-fn not_passed(request: &Request, reached: Option<(Answer, Wire<Stream>)>) -> Left {
+fn not_passed<E>(request: &Request, reached: Result<(Answer, Wire<Stream>), E>) -> Left {
     match reached {
-        Some((Answer::Head(head), upstream)) => unwanted(request, &head, upstream),
+        Ok((Answer::Head(head), upstream)) => unwanted(request, &head, upstream),
         _ => Left::Nothing,
     }
 }

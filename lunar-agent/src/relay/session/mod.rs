@@ -49,7 +49,7 @@ use super::{
     place::Place,
     route::{Gateway, Route, route},
     setup::Settings,
-    upstream::{Stream, reset_on_drop},
+    upstream::{Stream, end_on_drop, reset_on_drop},
 };
 use crate::kernel::{layout::now, relay::Count};
 
@@ -111,6 +111,8 @@ enum Left {
 
 impl Session {
     fn new(stream: TcpStream, original: SocketAddr, place: Arc<Place>, relay: Arc<Relay>) -> Self {
+        // Until an end is one in order: whatever cuts this off, what came so far is not to look whole.
+        reset_on_drop(&stream);
         let client = Wire::new(stream, BytesMut::new());
         Self { client, original, place, relay, provider: None, patience: PATIENCE }
     }
@@ -136,6 +138,8 @@ impl Session {
                     // There each stream counts.
                     drop(under_way);
                     let Self { client, original, place, relay, .. } = self;
+                    // Frames tell where something ends.
+                    end_on_drop(&client.stream);
                     return Box::pin(h2::serve(client.stream, client.input, original, place, relay)).await;
                 }
                 Opening::Idle => {
@@ -203,7 +207,7 @@ impl Session {
     /// with all that follows, before the gateway has seen any of it.
     fn body_is_sound(&self, head: &RequestHead) -> bool {
         let body = self.client.input.get(head.length..).unwrap_or_default();
-        let scanned = BodyScanner::new(head.framing, bounds::HEADS).scan(body);
+        let scanned = BodyScanner::of_request(head.framing, bounds::HEADS).scan(body);
         !matches!(scanned.state, Progress::Malformed(_))
     }
 
@@ -295,6 +299,7 @@ impl Session {
 
 /// Ends the application's connection in order.
 async fn close(mut client: Wire<TcpStream>) {
+    end_on_drop(&client.stream);
     if client.ended {
         // Nothing lies unread that would make a reset of it.
         return;

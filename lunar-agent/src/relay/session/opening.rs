@@ -9,7 +9,13 @@ use std::{
 use bytes::BytesMut;
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{Session, bounds::HEADS, provider::Kept, reading::worth_a_try, wire::Wire};
+use super::{
+    Session,
+    bounds::HEADS,
+    provider::{Kept, connect},
+    reading::worth_a_try,
+    wire::Wire,
+};
 use crate::relay::{
     http::head::{NotUnderstood, RequestHead, read_request},
     upstream::Stream,
@@ -92,9 +98,18 @@ impl Session {
         if let Ok(begun) = timeout(self.patience.silence, poll_fn(|cx| client.poll_fill(cx))).await {
             return begin(&begun);
         }
-        let Some(stream) = self.connect().await else { return Some(Opening::Failed) };
-        let mut provider = Wire::new(stream, BytesMut::new());
         let client = &mut self.client;
+        let connected = tokio::select! {
+            biased;
+            // The gateway may have the answer, whatever its provider does.
+            begun = poll_fn(|cx| client.poll_fill(cx)) => return begin(&begun),
+            connected = connect(&self.place, self.original) => connected,
+        };
+        let Some(stream) = connected else {
+            let begun = timeout(self.patience.unreachable, poll_fn(|cx| client.poll_fill(cx))).await;
+            return begun.map_or(Some(Opening::Failed), |begun| begin(&begun));
+        };
+        let mut provider = Wire::new(stream, BytesMut::new());
         match poll_fn(|cx| poll_either(cx, client, &mut provider)).await {
             Spoke::Provider => Some(Opening::Joined(Box::new(provider))),
             Spoke::Application(begun) => {

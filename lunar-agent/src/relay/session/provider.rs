@@ -1,5 +1,7 @@
 //! A request that goes to its provider, and the connection there, which the next one may use.
 
+use std::net::SocketAddr;
+
 use bytes::BytesMut;
 use tokio::time::Instant;
 
@@ -16,6 +18,7 @@ use crate::{
     relay::{
         gateways::Admitted,
         http::rewrite::for_provider,
+        place::Place,
         replay::{AtProvider, DirectAttempt, Mode},
         setup::Settings,
         upstream::{Stream, tune},
@@ -96,7 +99,7 @@ impl Session {
             let used = kept.is_some();
             let stream = match kept.take() {
                 Some(stream) => stream,
-                None => self.connect().await?,
+                None => connect(&self.place, self.original).await?,
             };
             let mut upstream = Wire::new(stream, BytesMut::new());
             let head = for_provider(&request.raw, &request.head);
@@ -111,20 +114,6 @@ impl Session {
         }
     }
 
-    /// Connects to the provider from where the application is.
-    pub(super) async fn connect(&self) -> Option<Stream> {
-        match self.place.connect(self.original, PROVIDER_CONNECT).await {
-            Ok(stream) => {
-                tune(&stream);
-                Some(Stream::Plain(stream))
-            }
-            Err(error) => {
-                tracing::debug!(%error, provider = %self.original, "a provider cannot be reached");
-                None
-            }
-        }
-    }
-
     /// Joins the application with its provider.
     pub(super) async fn apart(mut self) {
         match self.provider.take().and_then(|kept| kept.good(FRESH)) {
@@ -133,6 +122,20 @@ impl Session {
                 splice::join(self.client, Wire::new(stream, BytesMut::new())).await;
             }
             None => splice::to_provider(self.client, self.original, &self.place, &self.relay).await,
+        }
+    }
+}
+
+/// Connects to a provider from where its application is.
+pub async fn connect(place: &Place, original: SocketAddr) -> Option<Stream> {
+    match place.connect(original, PROVIDER_CONNECT).await {
+        Ok(stream) => {
+            tune(&stream);
+            Some(Stream::Plain(stream))
+        }
+        Err(error) => {
+            tracing::debug!(%error, provider = %original, "a provider cannot be reached");
+            None
         }
     }
 }

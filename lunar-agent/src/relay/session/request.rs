@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 use tokio::{io::AsyncWrite, net::TcpStream, time::Instant};
 use uuid::{Builder, Uuid};
 
@@ -31,12 +31,8 @@ impl Request {
     pub fn take(head: RequestHead, client: &mut Wire<TcpStream>, keep: usize) -> Self {
         let raw = client.input.get(..head.length).unwrap_or_default().into();
         client.input.advance(head.length);
-        let upload = Upload {
-            flow: Flow::new(Bytes::new(), 0, head.framing),
-            kept: Some(Vec::new()),
-            keep,
-            state: State::Going,
-        };
+        let upload =
+            Upload { flow: Flow::upload(head.framing), kept: Some(Vec::new()), keep, state: State::Going };
         let id = Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
         Self { head, raw, id, begun: Instant::now(), upload }
     }

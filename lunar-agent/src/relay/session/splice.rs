@@ -24,7 +24,7 @@ use crate::{
     relay::{
         Relay,
         place::Place,
-        upstream::{Stream, has_failed, reset_on_drop, tune},
+        upstream::{Stream, end_on_drop, has_failed, reset_on_drop, tune},
     },
 };
 
@@ -58,6 +58,9 @@ pub async fn answer(client: Wire<TcpStream>, upstream: Wire<Stream>) -> Option<W
 }
 
 async fn both_ways(mut joint: Joint) -> Joint {
+    // Whatever cuts this off is no end in order to either side.
+    reset_on_drop(&joint.client.stream);
+    reset_on_drop(joint.upstream.stream.tcp());
     if poll_fn(|cx| joint.poll(cx, false)).await == Now::Half {
         // A side that has ended may be gone altogether, which nothing but its socket says.
         while timeout(HALF_LOOK, poll_fn(|cx| joint.poll(cx, true))).await.is_err() {
@@ -67,9 +70,9 @@ async fn both_ways(mut joint: Joint) -> Joint {
             }
         }
     }
-    if joint.reset {
-        reset_on_drop(&joint.client.stream);
-        reset_on_drop(joint.upstream.stream.tcp());
+    if !joint.reset {
+        end_on_drop(&joint.client.stream);
+        end_on_drop(joint.upstream.stream.tcp());
     }
     joint
 }

@@ -4,6 +4,7 @@
 pub(super) mod certificate;
 mod pool;
 mod tls;
+mod trouble;
 
 use std::{
     io,
@@ -84,10 +85,16 @@ pub fn has_failed(stream: &TcpStream) -> bool {
     !matches!(stream.take_error(), Ok(None))
 }
 
-/// Makes a socket end its connection with a reset when it is dropped.
+/// Makes a socket end its connection with a reset when it is dropped, or when the process ends.
 pub fn reset_on_drop(stream: &TcpStream) {
     // Fails only on a connection that is dead already.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// Makes a socket end its connection in order when it is dropped: what has been written still arrives.
+pub fn end_on_drop(stream: &TcpStream) {
+    // The same.
+    let _ = SockRef::from(stream).set_linger(None);
 }
 
 impl AsyncRead for Stream {

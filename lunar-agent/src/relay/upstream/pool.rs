@@ -1,6 +1,7 @@
 //! Connections to the gateway, used again.
 
 use std::{
+    fmt,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
@@ -13,10 +14,11 @@ use tokio_rustls::rustls::ClientConfig;
 use super::{
     Stream,
     tls::{self, Speaks, TlsError},
+    trouble::Trouble,
     tune,
 };
 use crate::{
-    gateway::outbound::{self, ConnectError},
+    gateway::outbound::{self, ConnectError, Reason},
     relay::setup::{Endpoint, Setup},
 };
 
@@ -30,7 +32,7 @@ const MAX_SHELF: usize = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum ReachError {
     /// The connect.
-    #[error(transparent)]
+    #[error("{}", without_address(.0))]
     Connect(#[from] ConnectError),
     /// TLS.
     #[error(transparent)]
@@ -40,11 +42,34 @@ pub enum ReachError {
     TimedOut(Duration),
 }
 
+/// Whoever speaks of it says the address anyway.
+fn without_address(error: &ConnectError) -> String {
+    match error {
+        ConnectError::Connect { source, .. } => format!("connect: {}", Reason(source)),
+        ConnectError::Socket { source, .. } => format!("socket: {}", Reason(source)),
+        ConnectError::MarkNotPermitted { .. } => error.to_string(),
+    }
+}
+
+impl ReachError {
+    /// Whether it is this side's own, and shows nothing of the gateway.
+    pub fn is_ours(&self) -> bool {
+        match self {
+            Self::Connect(ConnectError::Socket { .. } | ConnectError::MarkNotPermitted { .. })
+            | Self::Tls(TlsError::Roots(_) | TlsError::Setup(_) | TlsError::Name(_)) => true,
+            Self::Connect(ConnectError::Connect { .. })
+            | Self::Tls(TlsError::OtherProtocol | TlsError::Handshake(_))
+            | Self::TimedOut(_) => false,
+        }
+    }
+}
+
 /// Connections to the gateway's endpoints that lie unused, and the way to new ones.
 #[derive(Default)]
 pub struct Pool {
     shelves: Arc<Mutex<Shelves>>,
     tls: OnceLock<Arc<ClientConfig>>,
+    trouble: Mutex<Trouble>,
 }
 
 #[derive(Default)]
@@ -117,6 +142,28 @@ impl Pool {
         endpoint: &Endpoint,
         speaks: Speaks,
     ) -> Result<Stream, ReachError> {
+        let made = self.make(setup, endpoint, speaks).await;
+        match &made {
+            Ok(_) => self.trouble_lock().over(),
+            Err(reason) => self.failed(endpoint, reason),
+        }
+        made
+    }
+
+    /// Why the gateway could not be reached when that was last tried; `None` if it could.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble_lock().last.clone()
+    }
+
+    /// Enters why an endpoint could not be reached, and tells of it now and then.
+    pub fn failed(&self, endpoint: &Endpoint, reason: &impl fmt::Display) {
+        let address = endpoint.address;
+        if self.trouble_lock().failed(&format!("{address}: {reason}"), Instant::now()) {
+            tracing::warn!(endpoint = %address, %reason, "the gateway cannot be reached");
+        }
+    }
+
+    async fn make(&self, setup: &Setup, endpoint: &Endpoint, speaks: Speaks) -> Result<Stream, ReachError> {
         let limit = setup.connect_timeout;
         let late = |_| ReachError::TimedOut(limit);
         let stream = timeout(limit, outbound::connect(endpoint.address, MARK)).await.map_err(late)??;
@@ -140,6 +187,10 @@ impl Pool {
     #[cfg(test)]
     pub(crate) fn trust(&self, roots: tokio_rustls::rustls::RootCertStore) {
         assert!(self.tls.set(tls::config(roots).expect("a sound configuration")).is_ok());
+    }
+
+    fn trouble_lock(&self) -> MutexGuard<'_, Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Shelves> {

@@ -221,6 +221,61 @@ async fn a_download_that_nobody_reads_is_bounded_and_holds_up_nobody() {
 }
 
 #[tokio::test]
+async fn an_application_that_reads_none_of_its_streams_holds_little_and_holds_up_nobody() {
+    let sent = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counts = sent.clone();
+    let act = move |request: http::Request<hyper::body::Incoming>| {
+        if !request.headers().contains_key("x-much") {
+            return super::scene::echo("server")(request);
+        }
+        let (mut sender, body) = channel();
+        let counts = counts.clone();
+        tokio::spawn(async move {
+            let piece = Bytes::from(pattern(4 << 10));
+            while sender.send_data(piece.clone()).await.is_ok() {
+                counts.fetch_add(piece.len(), std::sync::atomic::Ordering::Relaxed);
+            }
+        });
+        answer(Response::new(body))
+    };
+    let scene = Scene::new(Server::start(256, act).await, Server::echo("provider").await).await;
+    let stream = tokio::net::TcpStream::connect(scene.address).await.expect("connect");
+    // Its own windows take little, and leave room for one more.
+    let (mut sender, connection) =
+        hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+            .initial_stream_window_size(16 << 10)
+            .initial_connection_window_size(4 << 20)
+            .handshake(hyper_util::rt::TokioIo::new(stream))
+            .await
+            .expect("HTTP/2");
+    tokio::spawn(connection);
+    let mut held = Vec::new();
+    for _ in 0..99 {
+        let mut asked = request("GET", "a.example", empty());
+        asked.headers_mut().insert("x-much", "1".parse().expect("a value"));
+        held.push(sender.send_request(asked).await.expect("an answer"));
+    }
+    let mut before = usize::MAX;
+    let stalled = timeout(LONG, async {
+        loop {
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            let now = sent.load(std::sync::atomic::Ordering::Relaxed);
+            if now == before {
+                return now;
+            }
+            before = now;
+        }
+    });
+    let taken = stalled.await.expect("it comes to a stop");
+    assert!(taken < 48 << 20, "{taken} bytes of 99 streams were taken, and nobody reads them");
+    let other = pattern(1 << 20);
+    let response = sender.send_request(request("POST", "a.example", full(other.clone())));
+    let response = timeout(LONG, response).await.expect("in time").expect("an answer");
+    let (_, _, back) = timeout(LONG, told(response)).await.expect("another one goes past");
+    assert!(back == other);
+}
+
+#[tokio::test]
 async fn a_connection_is_idle_only_while_it_has_no_stream() {
     let limit = std::time::Duration::from_millis(20);
     let streams = tokio::sync::watch::Sender::new(1);

@@ -138,6 +138,39 @@ fn chunks_that_are_malformed() {
 }
 
 #[test]
+fn a_trailer_of_ours_is_malformed_in_a_request_however_it_comes() {
+    for (name, forged) in [
+        ("x-lunar-host", true),
+        ("X-LUNAR-Allow", true),
+        ("x-lunar-", true),
+        ("x-lunar-consumer-tagg", true),
+        ("x-lunar-consumer-ta", true),
+        ("x-lunar-consumer-tag-of-somebody", true),
+        ("X-Lunar-Consumer-Tag", false),
+        ("x-lunar", false),
+        ("y-x-lunar-host", false),
+        ("a", false),
+    ] {
+        let before = format!("0\r\nx-lunar-consumer-tag: t\r\n{name}");
+        let body = format!("{before}: v\r\n\r\n");
+        let expected = match forged {
+            true => Scanned { taken: before.len(), state: Progress::Malformed(Trailer) },
+            false => Scanned { taken: body.len(), state: Over },
+        };
+        let whole = BodyScanner::of_request(Framing::Chunked, Limits { bytes: 1 << 10, headers: 10 })
+            .scan(body.as_bytes());
+        assert_eq!(whole, expected, "{name}");
+        let mut scanner = BodyScanner::of_request(Framing::Chunked, Limits { bytes: 1 << 10, headers: 10 });
+        let bytes = body.as_bytes().iter();
+        let taken: usize = bytes.map(|byte| scanner.scan(&[*byte]).taken).sum();
+        assert_eq!(taken, expected.taken, "{name}, byte by byte");
+        let answers =
+            BodyScanner::new(Framing::Chunked, Limits { bytes: 1 << 10, headers: 10 }).scan(body.as_bytes());
+        assert_eq!(answers, Scanned { taken: body.len(), state: Over }, "{name}, in an answer");
+    }
+}
+
+#[test]
 fn nothing_follows_what_is_malformed() {
     let mut scanner = BodyScanner::new(Framing::Chunked, LIMITS);
     let malformed = scanner.scan(b"x");

@@ -197,3 +197,53 @@ async fn a_request_that_breaks_off_is_seen_to_break_off_and_never_repeated() {
     assert!(scene.provider.asked().is_empty());
     assert_eq!((scene.count(Count::Closed), scene.failures()), (0, Some(0)));
 }
+
+/// What the gateway is told in headers of ours is the relay's to say, wherever they stand.
+#[tokio::test]
+async fn a_trailer_that_is_one_of_ours_does_not_reach_the_gateway() {
+    let head = "POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n";
+    let forged = "0\r\nX-Lunar-Host: evil\r\n\r\n";
+    let provider = Server::start(|mut talk| async move {
+        while !talk.rest().ends_with(b"\r\n0\r\nX-Lunar-Host: evil\r\n\r\n") && talk.more().await {}
+        talk.say(&ok("provider")).await;
+    });
+    let gateway = Server::start(|mut talk| async move {
+        talk.head().await;
+        talk.say("HTTP/1.1 103 Early Hints\r\n\r\n").await;
+        while talk.more().await {}
+        let seen = String::from_utf8_lossy(talk.rest()).into_owned();
+        assert!(!seen.contains("evil"), "{seen}");
+    });
+    let scene = Scene::new(gateway.await, provider.await).await;
+    assert_eq!(scene.once(&format!("{head}{forged}")).await, ok("provider"), "all at once");
+    assert_eq!(scene.count(Count::Gateway), 0);
+    let mut client = scene.connect().await;
+    client.say(head).await;
+    client.hear("HTTP/1.1 103 Early Hints\r\n\r\n").await;
+    client.say(forged).await;
+    client.rest().await.expect_err("a POST is not sent twice");
+    drop(client);
+    scene.settle().await;
+    assert_eq!((scene.count(Count::Closed), scene.failures()), (1, Some(0)));
+}
+
+#[tokio::test]
+async fn an_answer_may_have_trailers_of_any_name_and_a_request_the_consumer_tag() {
+    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nx-lunar-any: a\r\n\r\n";
+    let gateway = Server::start(move |mut talk| async move {
+        while talk.request().await.is_some() {
+            talk.say(answer).await;
+        }
+    });
+    let scene = Scene::new(gateway.await, Server::refusing().await).await;
+    let mut client = scene.connect().await;
+    for _ in 0..2 {
+        client
+            .say("POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Lunar-Consumer-Tag: t\r\n\r\n")
+            .await;
+        client.hear(answer).await;
+    }
+    drop(client);
+    scene.settle().await;
+    assert_eq!(scene.gateway.asked()[1].body, b"0\r\nX-Lunar-Consumer-Tag: t\r\n\r\n");
+}

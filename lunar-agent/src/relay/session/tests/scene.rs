@@ -315,6 +315,12 @@ impl Scene {
         assert_eq!((self.relay.counts.connections(), self.relay.counts.requests()), (0, 0));
     }
 
+    /// Cuts every session off, wherever it is, as the end of the relay's process does.
+    pub async fn cut(&self) {
+        let mut sessions = std::mem::take(&mut *self.sessions.lock().expect("no panic"));
+        sessions.shutdown().await;
+    }
+
     pub fn count(&self, count: Count) -> u64 {
         self.relay.counts.get(count)
     }

@@ -99,6 +99,35 @@ async fn a_slow_application_is_served_as_any_other_and_its_providers_connection_
     assert_eq!(scene.provider.asked()[0].connection, 0, "the one that waited for it to speak");
 }
 
+/// Where no connect is answered as long as the connections live: they fill the backlog, and a SYN more is dropped.
+async fn deaf() -> (Server, tokio::net::TcpListener, Vec<tokio::net::TcpStream>) {
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("bind");
+    let listener = socket.listen(1).expect("listen");
+    let address = listener.local_addr().expect("a bound address");
+    let mut held = Vec::new();
+    let limit = Duration::from_millis(300);
+    while let Ok(stream) = tokio::time::timeout(limit, tokio::net::TcpStream::connect(address)).await {
+        held.push(stream.expect("connect"));
+    }
+    (Server::real(address), listener, held)
+}
+
+#[tokio::test]
+async fn a_slow_application_is_served_by_the_gateway_whatever_its_provider_does() {
+    let (deaf, _listener, _held) = deaf().await;
+    for provider in [deaf, Server::refusing().await] {
+        let scene = Scene::new(Server::answering("gateway").await, provider).await;
+        let mut client = scene.connect().await;
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        client.say("GET / HTTP/1.1\r\nHost: api.example\r\n\r\n").await;
+        client.hear(&ok("gateway")).await;
+        drop(client);
+        scene.settle().await;
+        assert_eq!((scene.count(Count::Gateway), scene.count(Count::ProviderFailed)), (1, 0));
+    }
+}
+
 #[tokio::test]
 async fn a_provider_that_refuses_is_seen_as_a_reset() {
     for said in ["", "SSH-2.0-x\r\n", "GET / HTTP/1.1\r\nHost: a.example\r\nx-lunar-allow: no\r\n\r\n"] {
