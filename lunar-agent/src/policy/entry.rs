@@ -337,6 +337,8 @@ mod tests {
 
         #[test]
         fn a_name_with_a_port_is_that_name(name in r"(\*\.)?([a-z][a-z0-9_-]{0,9}\.){0,4}[a-z]{1,9}", port in 1u16..) {
+            // What begins like that must be Punycode (RFC 5891 section 4.2.2), which hardly any of these is.
+            prop_assume!(name.split('.').all(|label| !label.starts_with("xn--")));
             let entry: PolicyEntry = format!("{}.:{port}", name.to_uppercase()).parse().expect("an entry");
             prop_assert_eq!(&entry.host, &Host::Name(name.parse().expect("a name")));
             prop_assert_eq!(entry.port, Some(port));
