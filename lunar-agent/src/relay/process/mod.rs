@@ -141,8 +141,8 @@ pub fn run(socket: &Path, pins: &Path) -> Result<(), ProcessError> {
     let files = raise_file_limit();
     let build = build()?;
     let pins = Pins::new(pins);
-    let identity = pins.identity()?;
     let (breaker, records) = (Breaker::open(&pins)?, Records::open(&pins)?);
+    let identity = pins.identity()?;
     let on_socket = |source| ProcessError::Socket { path: socket.to_owned(), source };
     server::make_folder(socket).map_err(on_socket)?;
     let starting = lock(socket)?;
