@@ -7,8 +7,8 @@
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use lunar_common::{
     abi::{
-        Control, Event, LISTENERS_PER_ENDPOINT, LISTENERS_PER_RELAYED, MAX_ENDPOINTS, RELAY_LEASE, Settings, TO_RELAY,
-        endpoint, event, flag,
+        Control, Event, LISTENERS_PER_ENDPOINT, LISTENERS_PER_RELAYED, MAX_ENDPOINTS, RELAY_LEASE, Settings,
+        TO_RELAY, endpoint, event, flag,
     },
     bar::{self, Bar},
     failsafe::{self, Attempt, Outcome, Step, Ticket, Word},

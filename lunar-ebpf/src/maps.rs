@@ -27,9 +27,10 @@ use aya_ebpf::{
 };
 use lunar_common::{
     abi::{
-        Attachment, Connection, Control, Counters, EVENTS_BYTES, Endpoint, LISTENERS_PER_ENDPOINT, LISTENERS_PER_RELAYED,
-        MAX_ENDPOINTS, MAX_EXEMPT, MAX_PORT_RULES, MAX_RECORDS, MAX_RELAYED, MAX_RELAYS, MAX_SOCKETS, MAX_TARGETS, RecordKey, RelayAt, RelayLife, RelayTotals,
-        Settings, Syns, TargetEntry, Totals,
+        Attachment, Connection, Control, Counters, EVENTS_BYTES, Endpoint, LISTENERS_PER_ENDPOINT,
+        LISTENERS_PER_RELAYED, MAX_ENDPOINTS, MAX_EXEMPT, MAX_PORT_RULES, MAX_RECORDS, MAX_RELAYED,
+        MAX_RELAYS, MAX_SOCKETS, MAX_TARGETS, RecordKey, RelayAt, RelayLife, RelayTotals, Settings, Syns,
+        TargetEntry, Totals,
     },
     bar, dns,
     names::{
