@@ -222,7 +222,7 @@ impl Namespaces {
         // The relay first: the kernel sends nothing to a socket that nobody accepts from.
         link.serve(cookie, netns.as_fd(), v4, v6)?;
         self.places.set(cookie, at, v4, v6)?;
-        self.plan.enter(id, Served { cookie, place, v6: v6.is_some(), seen });
+        self.plan.enter(id, Served { cookie, place, v6: wants_v6, seen });
         tracing::info!(
             pid,
             cookie,

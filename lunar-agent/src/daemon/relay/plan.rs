@@ -19,7 +19,7 @@ pub(super) struct Served {
     pub(super) cookie: u64,
     /// Its number among them.
     pub(super) place: u32,
-    /// Whether it listens for IPv6 as well.
+    /// Whether it was to listen for IPv6 as well. Where that is switched off for the loopback device alone it does not.
     pub(super) v6: bool,
     /// When a target was last seen in it, since the keeper began.
     pub(super) seen: Duration,
