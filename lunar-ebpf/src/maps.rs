@@ -49,6 +49,20 @@ struct Listeners(UnsafeCell<bpf_map_def>);
 // SAFETY: the definition is read by the loader only; the map is the kernel's.
 unsafe impl Sync for Listeners {}
 
+impl Listeners {
+    const fn with_max_entries(max_entries: u32) -> Self {
+        Self(UnsafeCell::new(bpf_map_def {
+            type_: BPF_MAP_TYPE_SOCKMAP,
+            key_size: size_of::<u32>() as u32,
+            value_size: size_of::<u64>() as u32,
+            max_entries,
+            map_flags: 0,
+            id: 0,
+            pinning: 0,
+        }))
+    }
+}
+
 #[map]
 static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
@@ -77,27 +91,11 @@ static ACCEPTED: SkStorage<Destination> = SkStorage::new();
 #[map]
 pub static EXEMPT: HashMap<u32, u32> = HashMap::with_max_entries(MAX_EXEMPT, 0);
 #[map]
-static LISTENERS: Listeners = Listeners(UnsafeCell::new(bpf_map_def {
-    type_: BPF_MAP_TYPE_SOCKMAP,
-    key_size: size_of::<u32>() as u32,
-    value_size: size_of::<u64>() as u32,
-    max_entries: MAX_ENDPOINTS * LISTENERS_PER_ENDPOINT,
-    map_flags: 0,
-    id: 0,
-    pinning: 0,
-}));
+static LISTENERS: Listeners = Listeners::with_max_entries(MAX_ENDPOINTS * LISTENERS_PER_ENDPOINT);
 #[map]
 pub static RELAYS: HashMap<u64, RelayAt> = HashMap::with_max_entries(MAX_RELAYED, 0);
 #[map]
-static RELAY_LISTENERS: Listeners = Listeners(UnsafeCell::new(bpf_map_def {
-    type_: BPF_MAP_TYPE_SOCKMAP,
-    key_size: size_of::<u32>() as u32,
-    value_size: size_of::<u64>() as u32,
-    max_entries: MAX_RELAYED * LISTENERS_PER_RELAYED,
-    map_flags: 0,
-    id: 0,
-    pinning: 0,
-}));
+static RELAY_LISTENERS: Listeners = Listeners::with_max_entries(MAX_RELAYED * LISTENERS_PER_RELAYED);
 #[map]
 pub static RELAY_FAILURES: Array<u64> = Array::with_max_entries(MAX_RELAYED, BPF_F_MMAPABLE);
 /// Written by the relays, for those who read the pins.

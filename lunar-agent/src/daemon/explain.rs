@@ -1,6 +1,8 @@
 //! The verdict that a connect would get, step by step: [`verdict::decide`] and [`verdict::choose`], which the kernel's programs
 //! run, asked of the maps that these read.
 
+mod handed;
+
 use std::{
     cell::RefCell,
     fs,
@@ -9,7 +11,7 @@ use std::{
 };
 
 use lunar_common::{
-    abi::{MAX_ENDPOINTS, RELAY_LEASE, endpoint},
+    abi::{MAX_ENDPOINTS, endpoint},
     failsafe::Cell,
     lookup,
     names::LearnedKey,
@@ -317,30 +319,6 @@ impl Facts for Connect<'_> {
             self.hand_to_relay(verdict)
         } else {
             verdict
-        }
-    }
-}
-
-impl Connect<'_> {
-    /// What `lunar-ebpf/src/apart.rs` (`relay_at`) finds in the network namespace of the target's first process.
-    fn hand_to_relay(&self, verdict: Verdict) -> Verdict {
-        let agent = self.agent;
-        let pid = self.target.and_then(|target| processes_of(&target.cgroup).first().copied());
-        let fresh = self.now.since(agent.state.breaker.relay_heartbeat()) < RELAY_LEASE;
-        let answer = match pid {
-            _ if !fresh => Err("does not run, or hangs"),
-            Some(pid) if !agent.relay.listens_with(pid) => {
-                Err("does not listen in the target's network namespace")
-            }
-            None => {
-                Err("comes to the target's network namespace with its first process, or by its first connect")
-            }
-            Some(_) => Ok("takes the connect; the Host header of each request has the last word"),
-        };
-        self.note("relay", answer.unwrap_or_else(|trouble| trouble));
-        match answer {
-            Ok(_) => verdict,
-            Err(_) => Verdict::unpack(Packed::direct(Reason::NoListener)),
         }
     }
 }
