@@ -192,3 +192,26 @@ fn explain_says_what_the_kernel_does_with_a_relay() {
     assert!(output.status.success(), "{output:?}");
     agrees("forced", None);
 }
+
+#[test]
+fn an_agent_that_may_not_enter_namespaces_says_so_and_everything_goes_direct() {
+    let scene = Scene::new("relay-caps");
+    let config = scene.world.config(&scene.world.toml("lunar", &[GATEWAY], ""));
+    let args =
+        ["--bounding-set", "-sys_admin", crate::world::AGENT, "run", "--config", config.to_str().unwrap()];
+    let spawn = lunar_lab::Spawn::new("setpriv").args(args).env("NO_COLOR", "1").netns(&scene.world.host);
+    let agent = scene.world.lab.spawn(spawn).unwrap();
+    agent.wait_for_line("ready", crate::world::SOON).unwrap();
+    let _target = scene.idle();
+    let problem = || scene.world.status()["relay"]["problem"].as_str().unwrap_or_default().to_owned();
+    eventually("the capability is named", || problem().contains("CAP_SYS_ADMIN"));
+    eventually("the first handshake", || {
+        scene.world.status()["gateway"]["endpoints"][0]["problem"].is_null()
+    });
+    let result = scene.calls(PROVIDER, 3);
+    assert_eq!(result["failed"], 0, "{result}");
+    assert_eq!(scene.world.verdict("no_listener"), 3);
+    // It is not started again and again in vain.
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", agent.id())).unwrap();
+    assert_eq!(children, "");
+}
