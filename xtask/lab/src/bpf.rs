@@ -17,7 +17,7 @@ use aya_obj::generated::{
 };
 
 /// The folder below `paths.pins` of the ABI that is measured and tested (`lunar_common::abi::VERSION`).
-pub(crate) const ABI: &str = "v3";
+pub(crate) const ABI: &str = "v4";
 
 fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
     // SAFETY: `attr` is a whole `union bpf_attr`, zeroed and then filled by the caller; the kernel reads no further
