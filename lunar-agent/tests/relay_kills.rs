@@ -226,7 +226,8 @@ fn kills_of_the_relay_cost_only_what_was_under_way() {
         "{kills} kills of the relay, {} requests, {failed} failed: {lost} counted as lost, {unheard} never accepted",
         seen["ok"]
     );
-    assert!(failed <= lost + unheard, "{failed}, {lost}, {unheard}: {seen:#}");
+    // One for each kill may be between the two: accepted, and not yet entered as under way.
+    assert!(failed <= lost + unheard + u64::from(kills), "{failed}, {lost}, {unheard}: {seen:#}");
     assert!(seen["called_from"][DIRECT[0]].as_u64().unwrap_or_default() > 0, "{seen:#}");
 }
 
