@@ -10,6 +10,14 @@ use crate::{
     world::eventually,
 };
 
+/// Whether all threads of a process are in this state.
+fn all_threads(pid: u32, state: char) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let stats = threads
+        .map(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default());
+    stats.into_iter().all(|stat| stat.contains(&format!(") {state} ")))
+}
+
 fn send(pid: u32, what: Signal) {
     signal(Pid::from_raw(pid.try_into().unwrap()), what).unwrap();
 }
@@ -23,10 +31,9 @@ fn a_dead_relay_sends_connects_direct_at_once_and_another_takes_its_place() {
     let first = scene.relay();
     // Nobody is there to start another.
     agent.child.signal(Signal::SIGSTOP).unwrap();
+    eventually("all of the agent has stopped", || all_threads(agent.child.id(), 'T'));
     send(first, Signal::SIGKILL);
-    eventually("it has died", || {
-        std::fs::read_to_string(format!("/proc/{first}/stat")).is_ok_and(|stat| stat.contains(") Z "))
-    });
+    eventually("it has died", || all_threads(first, 'Z'));
     let result = scene.calls(PROVIDER, 3);
     assert_eq!(result["failed"], 0, "{result}");
     agent.child.signal(Signal::SIGCONT).unwrap();

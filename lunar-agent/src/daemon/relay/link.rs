@@ -18,13 +18,15 @@ use super::keeper::Command;
 use crate::{
     kernel::{KernelError, features::Capabilities, pins::Pins, relay::RelayCounts},
     relay::{
-        process::{self, Client, ClientError, Hello},
+        process::{self, Client, ClientError, Hello, wire::WireError},
         setup::Setup,
     },
 };
 
 /// How long a relay may take to start.
 const START: Duration = Duration::from_secs(5);
+/// How long one may take to hand over to another.
+const HANDING_OVER: Duration = Duration::from_secs(1);
 /// From one attempt to start one to the next.
 const START_AGAIN: Duration = Duration::from_secs(2);
 
@@ -107,8 +109,7 @@ impl Link {
         if self.client.is_some() {
             return Ok(false);
         }
-        let found = Client::connect(&self.socket).and_then(|mut c| c.hello().map(|hello| (c, hello)));
-        match found {
+        match self.find() {
             Ok((client, hello)) if self.suits(&hello) => self.adopt(client, hello),
             Ok((_, hello)) => {
                 tracing::info!(
@@ -122,6 +123,23 @@ impl Link {
         }
         self.replaces = false;
         Ok(true)
+    }
+
+    /// Whoever serves. One that is just handing over is not nobody: its successor is there in a moment.
+    fn find(&self) -> Result<(Client, Hello), ClientError> {
+        let until = Instant::now() + HANDING_OVER;
+        loop {
+            let found = Client::connect(&self.socket).and_then(|mut c| c.hello().map(|hello| (c, hello)));
+            let moves = matches!(
+                found,
+                Err(ClientError::Moved(_)
+                    | ClientError::Wire { source: WireError::Ended | WireError::Socket(_), .. })
+            );
+            if !moves || Instant::now() >= until {
+                return found;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn suits(&self, hello: &Hello) -> bool {
