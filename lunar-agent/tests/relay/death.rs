@@ -133,7 +133,10 @@ fn a_relay_of_another_build_that_takes_over_is_left_alone() {
     scene.listening();
     let first = scene.relay();
     let other = scene.world.lab.dir().join("lunar-agent");
-    std::fs::copy(crate::world::AGENT, &other).unwrap();
+    // By another process: a file that this one has open for writing, a child of another test's has for a moment too, and nobody
+    // can execute it meanwhile (ETXTBSY).
+    let copied = std::process::Command::new("cp").arg(crate::world::AGENT).arg(&other).status().unwrap();
+    assert!(copied.success());
     let (socket, pins) = (scene.world.lab.dir().join("relay.sock"), scene.world.lab.bpffs().join("lunar"));
     let args = ["relay", "--socket", socket.to_str().unwrap(), "--pins", pins.to_str().unwrap()];
     let spawn = lunar_lab::Spawn::new(&other).args(args).netns(&scene.world.host);
