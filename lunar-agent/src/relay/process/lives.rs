@@ -80,9 +80,10 @@ pub fn settle_dead(counts: &RelayCounts) {
     }
 }
 
-/// Tells all relays to end: connects go direct at once, and each finishes the requests that it has begun.
+/// Tells all relays that serve to end: connects go direct at once, and each finishes the requests that it has begun. Those that do so
+/// already are not told again: a second signal would cut their requests off.
 pub fn end_all(counts: &RelayCounts) {
-    for life in counts.lives() {
+    for life in counts.lives().into_iter().filter(|life| life.phase == SERVES) {
         let Ok(pid) = i32::try_from(life.pid) else { continue };
         if lives(life.pid, life.started)
             && let Err(e) = signal::kill(Pid::from_raw(pid), Signal::SIGTERM)
