@@ -168,7 +168,6 @@ impl Agent {
     /// Lets go of a target that is none any more.
     pub(super) fn forget_target(&mut self, target: &Target) -> Result<(), KernelError> {
         self.target_problems.remove(&target.slot);
-        self.wish_relay(false);
         self.let_go_of(target.slot, target.cgroup.id)?;
         self.state.set_target(target.slot, None)?;
         self.retell_around(&target.cgroup)

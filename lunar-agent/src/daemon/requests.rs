@@ -20,7 +20,11 @@ impl Agent {
                 let done = self.attach_all(&selectors);
                 return self.answer_when_listening(done, answer);
             }
-            Request::Detach { selectors } => self.detach_all(&selectors),
+            Request::Detach { selectors } => {
+                let done = self.detach_all(&selectors);
+                self.wish_relay(false);
+                done
+            }
             Request::Reload {} => return self.begin_reload(Some(answer)),
             Request::Policy { containing } => match self.view_policy(&containing) {
                 Ok(view) => Answer::Policy(Box::new(view)),

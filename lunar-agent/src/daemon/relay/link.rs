@@ -125,11 +125,18 @@ impl Link {
         Ok(true)
     }
 
+    /// Whoever answers at the socket.
+    fn greet(&self) -> Result<(Client, Hello), ClientError> {
+        let mut client = Client::connect(&self.socket)?;
+        let hello = client.hello()?;
+        Ok((client, hello))
+    }
+
     /// Whoever serves. One that is just handing over is not nobody: its successor is there in a moment.
     fn find(&self) -> Result<(Client, Hello), ClientError> {
         let until = Instant::now() + HANDING_OVER;
         loop {
-            let found = Client::connect(&self.socket).and_then(|mut c| c.hello().map(|hello| (c, hello)));
+            let found = self.greet();
             let moves = matches!(
                 found,
                 Err(ClientError::Moved(_)
@@ -156,7 +163,7 @@ impl Link {
         let mut child = process::start(&self.socket, &self.root).map_err(LinkError::Start)?;
         let (pid, until) = (child.id(), now + START);
         loop {
-            let found = Client::connect(&self.socket).and_then(|mut c| c.hello().map(|hello| (c, hello)));
+            let found = self.greet();
             match found {
                 // Until the new one has taken over, the old one answers.
                 Ok((client, hello)) if hello.pid == pid => {

@@ -101,8 +101,13 @@ impl Namespaces {
     pub(super) fn of_another_relay(&mut self, served: &[u64]) -> Result<(), ServeError> {
         self.plan.keep(served);
         self.adopted = false;
+        self.keep_places(|cookie| served.contains(&cookie))
+    }
+
+    /// Sends nothing any more to namespaces but those whose cookie stays.
+    fn keep_places(&mut self, stays: impl Fn(u64) -> bool) -> Result<(), ServeError> {
         for (cookie, _) in self.places.all()? {
-            if !served.contains(&cookie) {
+            if !stays(cookie) {
                 self.places.remove(cookie)?;
             }
         }
@@ -123,10 +128,7 @@ impl Namespaces {
         }
         self.troubled.clear();
         self.adopted = false;
-        for (cookie, _) in self.places.all()? {
-            self.places.remove(cookie)?;
-        }
-        Ok(())
+        self.keep_places(|_| false)
     }
 
     /// Looks at all targets, and does what follows. The first thing that is wrong with the relay itself is told.
@@ -272,11 +274,7 @@ impl Namespaces {
     /// What an agent or a relay before had, and nobody wants any more.
     fn forget_strangers(&mut self, link: &mut Link) -> Result<(), ServeError> {
         let ours: BTreeSet<u64> = self.plan.cookies().collect();
-        for (cookie, _) in self.places.all()? {
-            if !ours.contains(&cookie) {
-                self.places.remove(cookie)?;
-            }
-        }
+        self.keep_places(|cookie| ours.contains(&cookie))?;
         let strange = |cookie: &&u64| !ours.contains(*cookie);
         let strangers: Vec<u64> = link
             .hello()
